@@ -90,7 +90,7 @@ def main() -> int:
     for language, found in sizes.items():
         if found:
             tenth = sorted(found)[int(len(found) * 0.9) - 1]
-            print(f"{language}: {len(found)} functions, median {statistics.median(found):g} lines, nine of ten at most {tenth}")
+            print(f"{language}: {len(found)} functions, median {statistics.median(found):g} lines, 90 % up to {tenth}")
     return 1 if bad else 0
 
 

@@ -1,0 +1,241 @@
+"""Network namespaces that vanish with this process: the topologies of the demo, the tests and the benchmarks.
+
+A namespace here has no name and no mount: a thread of its own lives in it, and what runs in that thread (a function, a
+socket it opens, a process it starts) is in the namespace. When the process ends, however it ends, the kernel removes
+namespace, links and addresses; processes started here die with it (PR_SET_PDEATHSIG). To look inside a running one:
+`nsenter --net=/proc/PID/fd/N`, with the numbers that `Namespace.path` gives.
+
+The topology of everything in this project:
+
+    host A            gateway A                    gateway B            host B
+    10.1.0.2/24 ----- 10.1.0.1   192.0.2.1 ------- 192.0.2.2   10.2.0.1 ----- 10.2.0.2/24
+    fd00:a::2/64      fd00:a::1  fd00:2::1/64      fd00:2::2   fd00:b::1      fd00:b::2/64
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+from pyroute2 import IPRoute
+
+CLONE_NEWNET = 0x40000000
+IFA_F_NODAD = 0x02  # no duplicate address detection: the address can be used at once
+
+Result = TypeVar("Result")
+Output = int | IO[Any] | None
+
+
+class Namespace:
+    """One network namespace, alive from construction to `close`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name}")
+        try:
+            self.fd = self._thread.submit(_leave_for_new_namespace).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        self.sysctl(net__ipv6__conf__default__accept_dad=0)  # nobody else is on these links: addresses at once
+        self.run(_link_up, "lo")
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.fd}"
+
+    def run(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Calls `function` in the namespace's thread; the sockets it opens stay in the namespace."""
+        return self._thread.submit(function, *args, **kwargs).result()
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: Output = subprocess.DEVNULL,
+        stdout: Output = None,
+        stderr: Output = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
+        """Starts a program in the namespace, in a session of its own (the terminal's ctrl-C does not reach it)."""
+        tied = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return self.run(subprocess.Popen, tied, **streams, env=env, text=True, start_new_session=True)
+
+    def check_output(self, command: Sequence[str], *, timeout: float = 60.0) -> str:
+        """Runs a program to its end; returns what it printed, raises CalledProcessError if it failed."""
+        process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, output)
+        return output
+
+    def sysctl(self, **values: str | int) -> None:
+        """Sets sysctls of the namespace; in a key "__" stands for the point: net__ipv4__ip_forward=1."""
+        self.run(_write_sysctls, values)
+
+    def add_address(self, link: str, address: str) -> None:
+        self.run(_add_address, link, address)
+
+    def add_route(self, destination: str, gateway: str) -> None:
+        self.run(_add_route, destination, gateway)
+
+    def set_link(self, link: str, **attributes: Any) -> None:
+        """Changes a link: `mtu=1400`, `state="down"`."""
+        self.run(_set_link, link, attributes)
+
+    def close(self) -> None:
+        """Gives the namespace up; the kernel removes it when the last process in it has ended."""
+        os.close(self.fd)
+        self._thread.shutdown()
+
+
+def join(first: Namespace, first_link: str, second: Namespace, second_link: str) -> None:
+    """Lays a veth pair between two namespaces and sets both ends up."""
+    first.run(_add_veth, first_link, second_link, second.fd)
+    first.run(_link_up, first_link)
+    second.run(_link_up, second_link)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One side of the topology: its host, its gateway and their addresses, each as (IPv4, IPv6)."""
+
+    letter: str
+    host: Namespace
+    gateway: Namespace
+    host_addresses: tuple[str, str]
+    outer_addresses: tuple[str, str]
+    networks: tuple[str, str]
+
+
+@dataclass(slots=True)
+class TwoSites:
+    """The topology above. A context manager: on exit every namespace and every process started with `start` is gone."""
+
+    a: Site = field(init=False)
+    b: Site = field(init=False)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> TwoSites:
+        try:
+            self.a = self._make_site("A", "10.1.0", "fd00:a::", 1)
+            self.b = self._make_site("B", "10.2.0", "fd00:b::", 2)
+            join(self.a.gateway, "outer", self.b.gateway, "outer")
+            for site in (self.a, self.b):
+                site.gateway.add_address("outer", f"{site.outer_addresses[0]}/24")
+                site.gateway.add_address("outer", f"{site.outer_addresses[1]}/64")
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def start(self, place: Namespace, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """`Namespace.start`, and the process ends with the topology at the latest."""
+        process = place.start(command, **options)
+        self._stack.callback(stop, process)
+        return process
+
+    def _make_site(self, letter: str, prefix4: str, prefix6: str, number: int) -> Site:
+        host = Namespace(f"host-{letter}")
+        self._stack.callback(host.close)
+        gateway = Namespace(f"gateway-{letter}")
+        self._stack.callback(gateway.close)
+        gateway.sysctl(
+            net__ipv4__ip_forward=1,
+            net__ipv6__conf__all__forwarding=1,
+            net__ipv4__conf__all__rp_filter=0,
+            net__ipv4__conf__default__rp_filter=0,
+        )
+        join(host, "eth0", gateway, "inner")
+        for place, link, last in ((host, "eth0", 2), (gateway, "inner", 1)):
+            place.add_address(link, f"{prefix4}.{last}/24")
+            place.add_address(link, f"{prefix6}{last}/64")
+        host.add_route("0.0.0.0/0", f"{prefix4}.1")
+        host.add_route("::/0", f"{prefix6}1")
+        return Site(
+            letter=letter,
+            host=host,
+            gateway=gateway,
+            host_addresses=(f"{prefix4}.2", f"{prefix6}2"),
+            outer_addresses=(f"192.0.2.{number}", f"fd00:2::{number}"),
+            networks=(f"{prefix4}.0/24", f"{prefix6}/64"),
+        )
+
+
+def stop(process: subprocess.Popen[Any], patience: float = 5.0) -> int:
+    """SIGTERM, then after `patience` seconds SIGKILL; returns the exit status."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()
+
+
+# What runs in a namespace's thread.
+
+
+def _leave_for_new_namespace() -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"a new network namespace: {os.strerror(code)}")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _link_index(route: IPRoute, link: str) -> int:
+    found = route.link_lookup(ifname=link)
+    if not found:
+        raise OSError(f"there is no link {link}")
+    return int(found[0])
+
+
+def _link_up(link: str) -> None:
+    _set_link(link, {"state": "up"})
+
+
+def _set_link(link: str, attributes: Mapping[str, Any]) -> None:
+    with IPRoute() as route:
+        route.link("set", index=_link_index(route, link), **attributes)
+
+
+def _add_veth(link: str, peer: str, peer_namespace: int) -> None:
+    with IPRoute() as route:
+        route.link("add", ifname=link, kind="veth", peer={"ifname": peer, "net_ns_fd": peer_namespace})
+
+
+def _add_address(link: str, address: str) -> None:
+    host, _, length = address.partition("/")
+    with IPRoute() as route:
+        flags = {"flags": IFA_F_NODAD} if ":" in host else {}
+        route.addr("add", index=_link_index(route, link), address=host, prefixlen=int(length), **flags)
+
+
+def _add_route(destination: str, gateway: str) -> None:
+    with IPRoute() as route:
+        route.route("add", dst=destination, gateway=gateway)
+
+
+def _write_sysctls(values: Mapping[str, str | int]) -> None:
+    for key, value in values.items():
+        Path("/proc/sys", key.replace("__", "/")).write_text(f"{value}\n")
