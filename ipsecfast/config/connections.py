@@ -1,0 +1,168 @@
+"""`[connections.NAME]` and what stands below it, with the defaults. `checks` has the checks of more than one key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+
+from ipsecfast.config import values
+from ipsecfast.config.section import Section
+from ipsecfast.model import (
+    AuthConfig,
+    ChildConfig,
+    ConnectionConfig,
+    CopyField,
+    Identity,
+    IPAddress,
+    IPNetwork,
+    Lifetime,
+    Mode,
+    Proposal,
+    StartAction,
+    TrafficSelector,
+)
+
+DEFAULT_IKE_PROPOSALS = (
+    "aes128gcm16-aes256gcm16-prfsha256-prfsha384-x25519-ecp256-ecp384-modp3072",
+    "aes128-aes256-sha256-sha384-x25519-ecp256-ecp384-modp2048-modp3072",
+)
+# With a fresh key exchange first (forward secrecy for each Child SA); a peer without one takes the second.
+DEFAULT_ESP_PROPOSALS = (
+    "aes128gcm16-aes256gcm16-x25519-ecp256-ecp384-modp2048-modp3072-esn-noesn",
+    "aes128gcm16-aes256gcm16-esn-noesn",
+)
+IKE_REKEY_TIME = 4 * 3600.0
+CHILD_REKEY_TIME = 3600.0
+HARD_LIMIT_FACTOR = 1.1  # swanctl: life_time and over_time default to ten per cent beyond the rekeying
+DPD_DELAY = 30.0
+REPLAY_WINDOW = 2048
+MIN_REPLAY_WINDOW, MAX_REPLAY_WINDOW = 64, 65536
+
+
+class Unique(StrEnum):
+    """What a second IKE SA with the same peer does to the first."""
+
+    REPLACE = "replace"
+    KEEP = "keep"
+    NEVER = "never"
+
+
+def read_connection(name: str, section: Section) -> ConnectionConfig:
+    """One connection, still without its secrets."""
+    local_addrs = _addresses(section, "local_addrs")
+    connection = ConnectionConfig(
+        name=name,
+        local_addrs=local_addrs,
+        remote_addrs=_addresses(section, "remote_addrs"),
+        proposals=_proposals(section, "proposals", DEFAULT_IKE_PROPOSALS, ike=True),
+        local=_local_auth(section.section("local"), local_addrs),
+        remote=_remote_auth(section.section("remote")),
+        children=tuple(_read_child(child, entry) for child, entry in section.sections("children")),
+        encap=section.take("encap", values.boolean, False),
+        lifetime=_ike_lifetime(section),
+        dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
+        keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
+        unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
+    )
+    if not connection.children:
+        section.problem("children", None, f"missing: give at least one [connections.{name}.children.NAME]")
+    section.finish()
+    return connection
+
+
+def _addresses(section: Section, key: str) -> tuple[IPAddress | IPNetwork, ...]:
+    """Empty if one of them is %any, or if there are none."""
+    entries = section.take_list(key, values.address_entry, (None,))
+    return () if None in entries else tuple(entry for entry in entries if entry is not None)
+
+
+def _proposals(section: Section, key: str, default: tuple[str, ...], *, ike: bool) -> tuple[Proposal, ...]:
+    """In the order of preference, numbered from 1 (RFC 7296 s3.3.1)."""
+    parse = values.ike_proposal if ike else values.esp_proposal
+    proposals = section.take_list(key, parse, tuple(parse(text) for text in default))
+    return tuple(replace(proposal, number=number) for number, proposal in enumerate(proposals, 1))
+
+
+def _local_auth(section: Section, local_addrs: tuple[IPAddress | IPNetwork, ...]) -> AuthConfig:
+    method = section.take("auth", values.word("psk"), "psk")
+    default = _identity_of(local_addrs)
+    if default is None:
+        why = 'write who this gateway is, such as id = "gw.example.org" (only one local address stands for itself)'
+        identity = section.require("id", values.required_identity, None, why)
+    else:
+        identity = section.take("id", values.required_identity, default)
+    section.finish()
+    return AuthConfig(identity, method)
+
+
+def _identity_of(addresses: tuple[IPAddress | IPNetwork, ...]) -> Identity | None:
+    if len(addresses) == 1 and isinstance(addresses[0], IPAddress):
+        return values.address_identity(addresses[0])
+    return None
+
+
+def _remote_auth(section: Section) -> AuthConfig:
+    auth = AuthConfig(
+        identity=section.take("id", values.identity, None),
+        method=section.take("auth", values.word("psk"), "psk"),
+    )
+    section.finish()
+    return auth
+
+
+def _ike_lifetime(section: Section) -> Lifetime:
+    rekey_time = section.take("rekey_time", values.duration, IKE_REKEY_TIME)
+    over_time = section.take("over_time", values.duration, rekey_time * (HARD_LIMIT_FACTOR - 1))
+    rand_time = section.take("rand_time", values.duration, min(over_time, rekey_time / 2))
+    if rekey_time and rand_time >= rekey_time:
+        section.problem("rand_time", rand_time, "the jitter must be shorter than rekey_time")
+    return Lifetime(rekey_time=rekey_time, life_time=rekey_time + over_time if rekey_time else 0.0, rand_time=rand_time)
+
+
+def _read_child(name: str, section: Section) -> ChildConfig:
+    child = ChildConfig(
+        name=name,
+        local_ts=_selectors(section, "local_ts"),
+        remote_ts=_selectors(section, "remote_ts"),
+        esp_proposals=_proposals(section, "esp_proposals", DEFAULT_ESP_PROPOSALS, ike=False),
+        mode=section.take("mode", values.choice(Mode), Mode.TUNNEL),
+        start_action=section.take("start_action", values.choice(StartAction), StartAction.NONE),
+        dpd_action=section.take("dpd_action", values.choice(StartAction), StartAction.NONE),
+        close_action=section.take("close_action", values.choice(StartAction), StartAction.NONE),
+        lifetime=_child_lifetime(section),
+        replay_window=section.take(
+            "replay_window", values.integer(MIN_REPLAY_WINDOW, MAX_REPLAY_WINDOW), REPLAY_WINDOW
+        ),
+        copy_df=section.take("copy_df", values.boolean, True),
+        copy_ecn=section.take("copy_ecn", values.boolean, True),
+        copy_dscp=section.take("copy_dscp", values.choice(CopyField), CopyField.OUT),
+    )
+    section.finish()
+    return child
+
+
+def _selectors(section: Section, key: str) -> tuple[TrafficSelector | None, ...]:
+    """`dynamic` (None) if the key isn't there."""
+    return section.take_list(key, values.selector, (None,))
+
+
+def _child_lifetime(section: Section) -> Lifetime:
+    time = _limits(section, "time", values.duration, CHILD_REKEY_TIME)
+    octets = (int(limit) for limit in _limits(section, "bytes", values.size, 0.0))
+    packets = (int(limit) for limit in _limits(section, "packets", values.packets, 0.0))
+    return Lifetime(*time, *octets, *packets)
+
+
+def _limits(section: Section, unit: str, parse: values.Number, rekey_default: float) -> tuple[float, float, float]:
+    """rekey_*, life_* and rand_* of one unit; life defaults to ten per cent more, rand to what lies between them."""
+    life_key = f"life_{unit}"
+    given_life = section.take(life_key, parse, 0.0)
+    default = given_life / HARD_LIMIT_FACTOR if given_life and rekey_default else rekey_default
+    rekey = section.take(f"rekey_{unit}", parse, default)
+    life = given_life if life_key in section else rekey * HARD_LIMIT_FACTOR
+    rand = section.take(f"rand_{unit}", parse, min(max(life - rekey, 0), rekey / 2))
+    if life and rekey and life <= rekey:
+        section.problem(life_key, given_life, f"the end of the SA must come after its rekeying (rekey_{unit})")
+    if rekey and rand >= rekey:
+        section.problem(f"rand_{unit}", rand, f"the jitter must be smaller than rekey_{unit}")
+    return rekey, life, rand
