@@ -1,0 +1,210 @@
+"""strongSwan 5.9 as a peer: one charon, in a namespace with its own ESP or in the guest with the kernel's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ipsecfast.netns import Namespace, stop
+from linux_guest import LinuxGuest
+
+CHARON = Path("/usr/lib/ipsec/charon")
+LIBIPSEC = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
+SWANCTL = "swanctl"
+PLUGINS = "random nonce openssl kdf pem pkcs1 x509 pubkey hmac sha1 sha2 aes gcm {esp} kernel-netlink socket-default vici"
+STRONGSWAN_CONF = """
+charon {{
+  load_modular = no
+  load = {plugins}
+  install_routes = yes
+  retransmit_tries = 3
+  plugins {{
+    vici {{ socket = unix://{socket} }}
+  }}
+  filelog {{
+    log {{
+      path = {log}
+      flush_line = yes
+      default = 1
+      ike = 2
+      cfg = 2
+    }}
+  }}
+}}
+swanctl {{
+  load = random nonce openssl pem pkcs1 pubkey x509
+}}
+"""
+SWANCTL_CONF = """
+connections {{
+  net {{
+    version = 2
+    local_addrs = {local}
+    remote_addrs = {remote}
+    proposals = {proposals}
+    encap = {encap}
+    dpd_delay = {dpd_delay}
+    rekey_time = 4h
+    local {{
+      auth = psk
+      id = {local_id}
+    }}
+    remote {{
+      auth = psk
+      id = {remote_id}
+    }}
+    children {{
+      net {{
+        local_ts = {local_ts}
+        remote_ts = {remote_ts}
+        esp_proposals = {esp_proposals}
+        mode = {mode}
+        rekey_time = 1h
+        replay_window = {replay_window}
+      }}
+    }}
+  }}
+}}
+secrets {{
+  ike-1 {{
+    secret = "{secret}"
+  }}
+}}
+"""
+
+
+def missing(*, libipsec: bool) -> str | None:
+    """Why strongSwan can't be the peer here, or None."""
+    if not CHARON.exists() or not shutil.which(SWANCTL):
+        return "there is no strongSwan (packages strongswan-charon, strongswan-swanctl)"
+    if libipsec and not LIBIPSEC.exists():
+        return "strongSwan's user-space ESP is missing (package libcharon-extra-plugins)"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The peer's end of the one connection `net` with its one child `net`, in swanctl's words."""
+
+    local: str
+    remote: str
+    local_ts: str
+    remote_ts: str
+    local_id: str = "b.test"
+    remote_id: str = "a.test"
+    proposals: str = "aes128gcm16-prfsha256-x25519"
+    esp_proposals: str = "aes128gcm16"
+    mode: str = "tunnel"
+    encap: str = "no"
+    dpd_delay: str = "0s"
+    replay_window: int = 32
+    secret: str = "only for tests, not a secret"
+
+    def text(self) -> str:
+        return SWANCTL_CONF.format(**{name: getattr(self, name) for name in self.__slots__})
+
+
+class Place(Protocol):
+    """Where the daemon runs."""
+
+    def run(self, *command: str, timeout: float = ..., check: bool = ...) -> str: ...
+
+    def start(self, *command: str, log: Path) -> Any: ...
+
+    def kill(self, process: Any) -> None: ...
+
+
+class NamespacePlace:
+    """A namespace; the daemon has a /run of its own there."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+
+    def run(self, *command: str, timeout: float = 30.0, check: bool = True) -> str:
+        try:
+            return self.namespace.check_output(command, timeout=timeout)
+        except subprocess.CalledProcessError as error:
+            if check:
+                raise RuntimeError(f"{error}\n{error.output}") from error
+            return str(error.output)
+
+    def start(self, *command: str, log: Path) -> subprocess.Popen[str]:
+        own_run = 'mount -t tmpfs tmpfs /run && exec "$@"'
+        with log.open("ab") as output:
+            return self.namespace.start(
+                ["unshare", "-m", "--propagation", "private", "sh", "-c", own_run, "sh", *command],
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        stop(process)
+
+
+class StrongSwan:
+    """One charon. `libipsec`: its own ESP in user space (in UDP only), else the kernel's of the guest."""
+
+    def __init__(self, place: Place, folder: Path, *, libipsec: bool) -> None:
+        self.place = place
+        self.folder = folder
+        self.log = folder / "charon.log"
+        # A copy of its own: a machine's AppArmor profile for charon allows it no configuration elsewhere.
+        charon = Path(shutil.copy(CHARON, folder / "charon"))
+        self._swanctl = shutil.copy(shutil.which(SWANCTL) or SWANCTL, folder / "swanctl-copy")
+        socket = folder / "vici.sock" if libipsec else Path("/run/vici.sock")
+        self._uri = f"unix://{socket}"
+        self._conf = folder / "strongswan.conf"
+        plugins = PLUGINS.format(esp="kernel-libipsec" if libipsec else "")
+        self._conf.write_text(STRONGSWAN_CONF.format(plugins=plugins, socket=socket, log=self.log))
+        self._process = place.start("env", f"STRONGSWAN_CONF={self._conf}", str(charon), log=folder / "stdout.log")
+        self._await_socket()
+
+    def load(self, connection: Connection) -> None:
+        path = self.folder / "swanctl.conf"
+        path.write_text(connection.text())
+        self.swanctl("--load-all", "--clear", "--file", str(path))
+
+    def swanctl(self, *arguments: str, check: bool = True) -> str:
+        command = ("env", f"STRONGSWAN_CONF={self._conf}", str(self._swanctl), *arguments, "--uri", self._uri)
+        return self.place.run(*command, check=check)
+
+    def initiate(self) -> str:
+        return self.swanctl("--initiate", "--child", "net", "--timeout", "15")
+
+    def sas(self) -> str:
+        return self.swanctl("--list-sas")
+
+    def child_spis(self) -> set[str]:
+        """The inbound SPIs of the installed children, as hexadecimal numbers of eight digits."""
+        return set(re.findall(r"^\s+in\s+([0-9a-f]{8})", self.sas(), re.MULTILINE))
+
+    def ike_spis(self) -> set[str]:
+        return set(re.findall(r"([0-9a-f]{16})_[ir]\*? ", self.sas()))
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> None:
+        self.place.kill(self._process)
+
+    def _await_socket(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if "uptime" in self.swanctl("--stats", check=False):
+                return
+            time.sleep(0.1)
+        stdout = (self.folder / "stdout.log").read_text(errors="replace")
+        raise RuntimeError(f"charon did not come up:\n{stdout}\n{self.log.read_text() if self.log.exists() else ''}")
+
+
+def in_guest(guest: LinuxGuest, folder: Path) -> StrongSwan:
+    return StrongSwan(guest, folder, libipsec=False)
+
+
+def in_namespace(namespace: Namespace, folder: Path) -> StrongSwan:
+    return StrongSwan(NamespacePlace(namespace), folder, libipsec=True)
