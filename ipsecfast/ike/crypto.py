@@ -1,0 +1,353 @@
+"""The primitives of IKEv2, all from `cryptography`: PRF, the protection of SK payloads, key exchange methods.
+
+Nothing here draws randomness: private keys and IVs come from the caller.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import constant_time, hashes, hmac
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ipsecfast.ike.constants import BY_TRANSFORM, Algorithm, IntegId, IntegrityError, InvalidSyntax, KeGroup, PrfId
+from ipsecfast.model import Transform, TransformType
+
+with warnings.catch_warnings():  # cryptography 50 announces the end of these; MODP 14 and 15 stay IKEv2's common ground
+    warnings.simplefilter("ignore")
+    from cryptography.hazmat.primitives.asymmetric.dh import DHParameterNumbers, DHPrivateNumbers, DHPublicNumbers
+
+RandomBytes = Callable[[int], bytes]
+
+_PRF_HASHES: dict[int, hashes.HashAlgorithm] = {
+    PrfId.PRF_HMAC_SHA2_256: hashes.SHA256(),
+    PrfId.PRF_HMAC_SHA2_384: hashes.SHA384(),
+    PrfId.PRF_HMAC_SHA2_512: hashes.SHA512(),
+}
+_INTEG_HASHES: dict[int, hashes.HashAlgorithm] = {
+    IntegId.AUTH_HMAC_SHA2_256_128: hashes.SHA256(),
+    IntegId.AUTH_HMAC_SHA2_384_192: hashes.SHA384(),
+    IntegId.AUTH_HMAC_SHA2_512_256: hashes.SHA512(),
+}
+
+
+def _hmac(algorithm: hashes.HashAlgorithm, key: bytes, *parts: bytes) -> bytes:
+    context = hmac.HMAC(key, algorithm)
+    for part in parts:
+        context.update(part)
+    return context.finalize()
+
+
+class Prf:
+    """A pseudorandom function (RFC 7296 s2.13): HMAC-SHA2, whose preferred key is as long as its output, in octets."""
+
+    __slots__ = ("_hash", "id")
+
+    def __init__(self, prf_id: int) -> None:
+        if prf_id not in _PRF_HASHES:
+            raise ValueError(f"no PRF has the number {prf_id} here")
+        self.id = prf_id
+        self._hash = _PRF_HASHES[prf_id]
+
+    @property
+    def key_length(self) -> int:
+        return self._hash.digest_size
+
+    @property
+    def output_length(self) -> int:
+        return self._hash.digest_size
+
+    def compute(self, key: bytes, data: bytes) -> bytes:
+        return _hmac(self._hash, key, data)
+
+
+class _Gcm:
+    """AES-GCM with a 16-octet ICV (RFC 5282): the nonce is salt and IV."""
+
+    def __init__(self, row: Algorithm, key_e: bytes) -> None:
+        self._aead = AESGCM(key_e[: -row.salt_length])
+        self._salt = key_e[-row.salt_length :]
+
+    def seal(self, iv: bytes, aad: bytes, padded: bytes) -> bytes:
+        return self._aead.encrypt(self._salt + iv, padded, aad)
+
+    def open(self, iv: bytes, aad: bytes, sealed: bytes) -> bytes:
+        try:
+            return self._aead.decrypt(self._salt + iv, sealed, aad)
+        except InvalidTag as error:
+            raise IntegrityError("the ICV is wrong") from error
+
+
+class _CbcHmac:
+    """AES-CBC, then a truncated HMAC over the whole message before the ICV (RFC 7296 s3.14)."""
+
+    def __init__(self, integ: Algorithm, key_e: bytes, key_a: bytes) -> None:
+        self._aes, self._key_a = algorithms.AES(key_e), key_a
+        self._hash, self._icv_length = _INTEG_HASHES[integ.transform.id], integ.icv_length
+
+    def seal(self, iv: bytes, aad: bytes, padded: bytes) -> bytes:
+        encryptor = Cipher(self._aes, modes.CBC(iv)).encryptor()
+        ciphertext = encryptor.update(padded) + encryptor.finalize()
+        return ciphertext + self._mac(aad, iv, ciphertext)
+
+    def open(self, iv: bytes, aad: bytes, sealed: bytes) -> bytes:
+        ciphertext, icv = sealed[: -self._icv_length], sealed[-self._icv_length :]
+        if not constant_time.bytes_eq(self._mac(aad, iv, ciphertext), icv):
+            raise IntegrityError("the ICV is wrong")
+        decryptor = Cipher(self._aes, modes.CBC(iv)).decryptor()
+        return decryptor.update(ciphertext) + decryptor.finalize()
+
+    def _mac(self, aad: bytes, iv: bytes, ciphertext: bytes) -> bytes:
+        return _hmac(self._hash, self._key_a, aad, iv, ciphertext)[: self._icv_length]
+
+
+class SkCipher:
+    """One direction of an IKE SA: seals and opens the body of SK payloads, which is IV, ciphertext and ICV.
+
+    `encr` and `integ` are transforms of the table; `key_e` holds the salt after the key for AES-GCM (RFC 5282 s7.1),
+    `key_a` is empty for it. AES-GCM takes an IV that must never repeat under one key, a counter (`iv_is_counter`);
+    AES-CBC takes one that nobody can predict (RFC 7296 s3.14). All lengths in octets.
+    """
+
+    __slots__ = ("_box", "_encr", "icv_length", "iv_is_counter", "iv_length")
+
+    def __init__(self, encr: Transform, integ: Transform | None, key_e: bytes, key_a: bytes) -> None:
+        self._encr = row = _row(encr, TransformType.ENCR)
+        mac = _row(integ, TransformType.INTEG) if integ is not None and not row.aead else None
+        if not row.aead and mac is None:
+            raise ValueError(f"{row.keyword} needs an integrity algorithm")
+        if len(key_e) != row.key_length or len(key_a) != (mac.key_length if mac else 0):
+            raise ValueError(f"{row.keyword}: keys of {len(key_e)} and {len(key_a)} octets")
+        self._box = _CbcHmac(mac, key_e, key_a) if mac else _Gcm(row, key_e)
+        self.iv_length = row.iv_length
+        self.icv_length = mac.icv_length if mac else row.icv_length
+        self.iv_is_counter = row.aead
+
+    def sealed_length(self, length: int) -> int:
+        """How many octets `seal` makes of `length` octets: IV, padding, pad length and ICV added."""
+        return self.iv_length + length + self._padding(length) + 1 + self.icv_length
+
+    def seal(self, iv: bytes, aad: bytes, plaintext: bytes) -> bytes:
+        """The body of an SK payload. `aad` is the message up to it, SK's own header included (RFC 5282 s5.1)."""
+        if len(iv) != self.iv_length:
+            raise ValueError(f"an IV of {len(iv)} octets instead of {self.iv_length}")
+        padding = self._padding(len(plaintext))
+        return iv + self._box.seal(iv, aad, plaintext + bytes(padding) + bytes([padding]))
+
+    def open(self, aad: bytes, body: bytes) -> bytes:
+        """The plaintext without its padding.
+
+        Raises:
+            IntegrityError: too short, no whole number of blocks, a wrong ICV, or a pad length beyond the plaintext.
+        """
+        ciphertext_length = len(body) - self.iv_length - self.icv_length
+        if ciphertext_length < 1 or ciphertext_length % self._encr.block_length:
+            raise IntegrityError(f"an SK payload of {len(body)} octets can't hold what {self._encr.keyword} makes")
+        padded = self._box.open(body[: self.iv_length], aad, body[self.iv_length :])
+        end = len(padded) - 1 - padded[-1]
+        if end < 0:
+            raise IntegrityError(f"{padded[-1]} octets of padding in {len(padded)} octets")
+        return padded[:end]
+
+    def _padding(self, length: int) -> int:
+        return -(length + 1) % self._encr.block_length
+
+
+def _row(transform: Transform, kind: TransformType) -> Algorithm:
+    row = BY_TRANSFORM.get(transform)
+    if row is None or row.transform.type != kind:
+        raise ValueError(f"no algorithm of type {kind.name} here: {transform}")
+    return row
+
+
+# -- key exchange (RFC 7296 s3.4; checks of the peer's value: RFC 6989) -----------------------------------------------
+
+
+class KeyExchange(Protocol):
+    """Our half of one key exchange. `public` goes into the KE payload; use it for one IKE SA or Child SA only."""
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def public(self) -> bytes: ...
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        """g^ir. Raises InvalidSyntax for a value of the peer that RFC 6989 refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class X25519KeyExchange:
+    """Group 31 (RFC 8031)."""
+
+    group: ClassVar[int] = KeGroup.CURVE25519
+    _private: x25519.X25519PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls, random: RandomBytes) -> X25519KeyExchange:
+        return cls(x25519.X25519PrivateKey.from_private_bytes(random(32)))
+
+    @property
+    def public(self) -> bytes:
+        return self._private.public_key().public_bytes_raw()
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        try:
+            return self._private.exchange(x25519.X25519PublicKey.from_public_bytes(peer_public))
+        except ValueError as error:  # another length, or a point of small order: the secret would be 0 (RFC 7748 s6.1)
+            raise InvalidSyntax("KE payload: no acceptable X25519 value") from error
+
+
+@dataclass(frozen=True, slots=True)
+class EcpGroup:
+    """A curve of RFC 5903; `order` is the number of points of its subgroup, `length` an octet count of a coordinate."""
+
+    curve: ec.EllipticCurve
+    order: int
+    length: int
+
+
+ECP_GROUPS = {
+    KeGroup.ECP_256: EcpGroup(
+        ec.SECP256R1(), 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551, 32
+    ),
+    KeGroup.ECP_384: EcpGroup(
+        ec.SECP384R1(),
+        0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
+        48,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EcpKeyExchange:
+    """Groups 19 and 20: both coordinates on the wire, the x coordinate is the secret (RFC 5903 s7)."""
+
+    group: int
+    _private: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls, group: int, random: RandomBytes) -> EcpKeyExchange:
+        parameters = ECP_GROUPS[KeGroup(group)]
+        scalar = 0
+        while not 1 <= scalar < parameters.order:  # rejected, not reduced: every scalar is equally likely
+            scalar = int.from_bytes(random(parameters.length), "big")
+        return cls(group, ec.derive_private_key(scalar, parameters.curve))
+
+    @property
+    def public(self) -> bytes:
+        numbers = self._private.public_key().public_numbers()
+        length = ECP_GROUPS[KeGroup(self.group)].length
+        return numbers.x.to_bytes(length, "big") + numbers.y.to_bytes(length, "big")
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        parameters = ECP_GROUPS[KeGroup(self.group)]
+        if len(peer_public) != 2 * parameters.length:
+            raise InvalidSyntax(f"KE payload: {len(peer_public)} octets for group {self.group}")
+        x, y = (int.from_bytes(half, "big") for half in _halves(peer_public))
+        try:
+            peer = ec.EllipticCurvePublicNumbers(x, y, parameters.curve).public_key()
+        except ValueError as error:  # RFC 6989 s2.3: not a point of the curve
+            raise InvalidSyntax(f"KE payload: not a point of the curve of group {self.group}") from error
+        return self._private.exchange(ec.ECDH(), peer)
+
+
+def _halves(data: bytes) -> tuple[bytes, bytes]:
+    middle = len(data) // 2
+    return data[:middle], data[middle:]
+
+
+@dataclass(frozen=True, slots=True)
+class ModpGroup:
+    """A safe prime of RFC 3526, generator 2; exponents of as many octets as the upper estimate of its s8 asks for."""
+
+    prime: int
+    exponent_length: int
+
+    @property
+    def length(self) -> int:
+        return self.prime.bit_length() // 8
+
+
+MODP_GROUPS = {
+    KeGroup.MODP_2048: ModpGroup(
+        int(
+            "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"
+            "EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
+            "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF0598DA48361C55D39A69163FA8FD24CF5F"
+            "83655D23DCA3AD961C62F356208552BB9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
+            "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF6955817183995497CEA956AE515D2261898FA0510"
+            "15728E5A8AACAA68FFFFFFFFFFFFFFFF",
+            16,
+        ),
+        40,
+    ),
+    KeGroup.MODP_3072: ModpGroup(
+        int(
+            "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"
+            "EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
+            "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF0598DA48361C55D39A69163FA8FD24CF5F"
+            "83655D23DCA3AD961C62F356208552BB9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
+            "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF6955817183995497CEA956AE515D2261898FA0510"
+            "15728E5A8AAAC42DAD33170D04507A33A85521ABDF1CBA64ECFB850458DBEF0A8AEA71575D060C7DB3970F85A6E1E4C7"
+            "ABF5AE8CDB0933D71E8C94E04A25619DCEE3D2261AD2EE6BF12FFA06D98A0864D87602733EC86A64521F2B18177B200C"
+            "BBE117577A615D6C770988C0BAD946E208E24FA074E5AB3143DB5BFCE0FD108E4B82D120A93AD2CAFFFFFFFFFFFFFFFF",
+            16,
+        ),
+        54,
+    ),
+}
+_GENERATOR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModpKeyExchange:
+    """Groups 14 and 15 (RFC 3526)."""
+
+    group: int
+    _exponent: int = field(repr=False)
+
+    @classmethod
+    def generate(cls, group: int, random: RandomBytes) -> ModpKeyExchange:
+        length = MODP_GROUPS[KeGroup(group)].exponent_length
+        return cls(group, int.from_bytes(random(length), "big") | 1 << (8 * length - 1))  # of full length, never 0
+
+    @property
+    def public(self) -> bytes:
+        return self._power(_GENERATOR)
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        parameters = MODP_GROUPS[KeGroup(self.group)]
+        value = int.from_bytes(peer_public, "big")
+        if len(peer_public) != parameters.length or not 1 < value < parameters.prime - 1:  # RFC 6989 s2.1
+            raise InvalidSyntax(f"KE payload: no acceptable value for group {self.group}")
+        return self._power(value)
+
+    def _power(self, base: int) -> bytes:
+        """base ^ exponent mod prime in constant time, as long as the prime (s2.14): OpenSSL's, not Python's pow()."""
+        numbers = DHPublicNumbers(base, DHParameterNumbers(MODP_GROUPS[KeGroup(self.group)].prime, _GENERATOR))
+        try:
+            return DHPrivateNumbers(self._exponent, numbers).private_key().exchange(numbers.public_key())
+        except ValueError as error:  # not of the subgroup of prime order
+            raise InvalidSyntax(f"KE payload: no acceptable value for group {self.group}") from error
+
+
+def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
+    """A fresh private key of `group`, made from `random(length)`.
+
+    Raises:
+        ValueError: a group that we don't have; `select` and `key_exchange_groups` name only those that we configured.
+    """
+    if group == KeGroup.CURVE25519:
+        return X25519KeyExchange.generate(random)
+    if group in ECP_GROUPS:
+        return EcpKeyExchange.generate(group, random)
+    if group in MODP_GROUPS:
+        return ModpKeyExchange.generate(group, random)
+    raise ValueError(f"no key exchange method has the number {group} here")

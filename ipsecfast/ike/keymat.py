@@ -1,0 +1,97 @@
+"""Key material (RFC 7296 s2.13-2.18): prf+, the seven keys of an IKE SA, the keys of a Child SA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ipsecfast.ike.constants import BY_TRANSFORM
+from ipsecfast.ike.crypto import Prf
+from ipsecfast.model import Transform
+
+MAX_BLOCKS = 255  # s2.13: the counter of prf+ is one octet
+
+
+def prf_plus(prf: Prf, key: bytes, seed: bytes, length: int) -> bytes:
+    """s2.13: T1 | T2 | ..., cut to `length` octets; Tn = prf(key, Tn-1 | seed | n)."""
+    if length > MAX_BLOCKS * prf.output_length:
+        raise ValueError(f"prf+ can't yield {length} octets")
+    stream, block = b"", b""
+    for counter in range(1, -(-length // prf.output_length) + 1):
+        block = prf.compute(key, block + seed + bytes([counter]))
+        stream += block
+    return stream[:length]
+
+
+@dataclass(frozen=True, slots=True)
+class IkeKeys:
+    """s2.14: the keys of one IKE SA; `*i` protect what its original initiator sends, `*r` what the responder sends."""
+
+    sk_d: bytes = field(repr=False)
+    sk_ai: bytes = field(repr=False)
+    sk_ar: bytes = field(repr=False)
+    sk_ei: bytes = field(repr=False)
+    sk_er: bytes = field(repr=False)
+    sk_pi: bytes = field(repr=False)
+    sk_pr: bytes = field(repr=False)
+
+
+def derive_ike_keys(
+    prf: Prf,
+    encr: Transform,
+    integ: Transform | None,
+    shared: bytes,
+    nonce_i: bytes,
+    nonce_r: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+) -> IkeKeys:
+    """s2.14: SKEYSEED = prf(Ni | Nr, g^ir), and the keys from it. `integ` is None for an AEAD."""
+    skeyseed = prf.compute(nonce_i + nonce_r, shared)
+    return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
+
+
+def derive_rekeyed_ike_keys(
+    old_prf: Prf,
+    old_sk_d: bytes,
+    prf: Prf,
+    encr: Transform,
+    integ: Transform | None,
+    shared: bytes,
+    nonce_i: bytes,
+    nonce_r: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+) -> IkeKeys:
+    """s2.18: SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr) with the old SA's PRF; the keys with the new one's.
+
+    Nonces and SPIs are those of the rekeying exchange; its initiator is the new SA's original initiator.
+    """
+    skeyseed = old_prf.compute(old_sk_d, shared + nonce_i + nonce_r)
+    return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
+
+
+def _expand(prf: Prf, encr: Transform, integ: Transform | None, skeyseed: bytes, seed: bytes) -> IkeKeys:
+    row = BY_TRANSFORM[encr]
+    key_a = 0 if row.aead or integ is None else BY_TRANSFORM[integ].key_length
+    lengths = (prf.key_length, key_a, key_a, row.key_length, row.key_length, prf.key_length, prf.key_length)
+    return IkeKeys(*_cut(prf_plus(prf, skeyseed, seed, sum(lengths)), lengths))
+
+
+def derive_child_keys(
+    prf: Prf, sk_d: bytes, encr: Transform, nonce_i: bytes, nonce_r: bytes, shared: bytes = b""
+) -> tuple[bytes, bytes]:
+    """s2.17: KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr), as keys of what the exchange's initiator and responder send.
+
+    For AES-GCM each is the AES key followed by 4 octets of salt (RFC 4106 s8.1), as `SaParams.key` wants it.
+    """
+    length = BY_TRANSFORM[encr].key_length
+    keymat = prf_plus(prf, sk_d, shared + nonce_i + nonce_r, 2 * length)
+    return keymat[:length], keymat[length:]
+
+
+def _cut(stream: bytes, lengths: tuple[int, ...]) -> list[bytes]:
+    parts, offset = [], 0
+    for length in lengths:
+        parts.append(stream[offset : offset + length])
+        offset += length
+    return parts

@@ -1,0 +1,357 @@
+"""Proposals (RFC 7296 s3.3): the operator's words, the wire, and the choice between what is offered and configured.
+
+The words are strongSwan's (`aes128gcm16-prfsha256-x25519`); their table is `constants.ALGORITHMS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ipsecfast.ike.constants import (
+    ALGORITHMS,
+    BY_KEYWORD,
+    BY_TRANSFORM,
+    ESP_SPI_LENGTH,
+    SPI_LENGTH,
+    TRANSFORM_IDS,
+    Algorithm,
+    EsnId,
+    IntegId,
+    InvalidSyntax,
+    KeGroup,
+    NoProposalChosen,
+)
+from ipsecfast.model import Proposal, ProtocolId, Transform, TransformType
+
+PROPOSAL_HEADER = struct.Struct(">BxHBBBB")  # last or more, length, number, protocol, SPI size, number of transforms
+TRANSFORM_HEADER = struct.Struct(">BxHBxH")  # last or more, length, type, ID
+ATTRIBUTE_HEADER = struct.Struct(">HH")  # format bit and type, value or length
+MORE_PROPOSALS, MORE_TRANSFORMS = 2, 3
+FIXED_VALUE = 0x8000  # s3.3.5: the attribute's value stands where the length would
+KEY_LENGTH_ATTRIBUTE = 14
+
+_TYPE_WORDS = {
+    TransformType.ENCR: "encryption",
+    TransformType.PRF: "PRF",
+    TransformType.INTEG: "integrity",
+    TransformType.KE: "key exchange",
+    TransformType.ESN: "extended sequence numbers",
+}
+# What the absence of a transform type means (s3.3.2, s3.3.3): a proposal without it agrees with one that offers this.
+_ABSENT = {
+    TransformType.INTEG: Transform(TransformType.INTEG, IntegId.NONE),
+    TransformType.KE: Transform(TransformType.KE, KeGroup.NONE),
+    TransformType.ESN: Transform(TransformType.ESN, EsnId.NO_ESN),
+}
+_TYPES_OF = {
+    ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE),
+    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
+}
+_MAX_SHOWN = 8
+
+
+class ProposalError(ValueError):
+    """A proposal that an operator wrote can't work; the text says what would be right."""
+
+
+# -- the operator's words ------------------------------------------------------------------------------------------
+
+
+def parse_proposal(text: str, protocol: ProtocolId, number: int = 1) -> Proposal:
+    """`aes128gcm16-prfsha256-x25519` as a Proposal for IKE or ESP, transforms ordered by type, then as written.
+
+    IKE: a PRF that is not written follows from the integrity algorithm, which an AEAD otherwise has no use for. ESP:
+    `noesn` where neither `esn` nor `noesn` is written, both in the order of preference where both are.
+
+    Raises:
+        ProposalError: an unknown word, or a combination that can't work.
+    """
+    if not text.strip():
+        raise ProposalError("no algorithms; write for example aes128gcm16-prfsha256-x25519")
+    rows = [_row(word, protocol) for word in text.strip().lower().split("-")]
+    transforms = list(dict.fromkeys(row.transform for row in rows))
+    if len(transforms) != len(rows):
+        raise ProposalError(f"an algorithm stands twice in '{text}'")
+    _check_encryption(rows, protocol)
+    if protocol == ProtocolId.IKE:
+        transforms = _complete_ike(rows, transforms)
+    elif not _of_type(transforms, TransformType.ESN):
+        transforms.append(_ABSENT[TransformType.ESN])
+    return Proposal(protocol, tuple(sorted(transforms, key=lambda t: t.type)), number=number)
+
+
+def _row(word: str, protocol: ProtocolId) -> Algorithm:
+    row = BY_KEYWORD.get(word)
+    if row is not None and _usable(row, protocol):
+        return row
+    usable = [r for r in ALGORITHMS if _usable(r, protocol)]
+    if row is not None:
+        instead = ", ".join(r.keyword for r in usable if r.transform.type == row.transform.type)
+        hint = f"use one of {instead}" if instead else "leave it out"
+        raise ProposalError(f"'{word}' can't be used for {protocol.name}; {hint}")
+    close = difflib.get_close_matches(word, [w for r in usable for w in (r.keyword, *r.aliases)], n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(r.keyword for r in usable)}"
+    raise ProposalError(f"no algorithm is called '{word}'; {hint}")
+
+
+def _usable(row: Algorithm, protocol: ProtocolId) -> bool:
+    return row.transform.type in _TYPES_OF[protocol] and (protocol == ProtocolId.IKE or row.esp)
+
+
+def _check_encryption(rows: Sequence[Algorithm], protocol: ProtocolId) -> None:
+    encryption = [row for row in rows if row.transform.type == TransformType.ENCR]
+    if not encryption:
+        raise ProposalError("no encryption algorithm; begin with one, such as aes128gcm16")
+    aead = [row.keyword for row in encryption if row.aead]
+    plain = [row.keyword for row in encryption if not row.aead]
+    if aead and plain:
+        raise ProposalError(
+            f"{aead[0]} needs no integrity algorithm and {plain[0]} needs one (RFC 5282 s8); write two proposals"
+        )
+    if plain and not any(row.transform.type == TransformType.INTEG for row in rows):
+        raise ProposalError(f"{plain[0]} needs an integrity algorithm, such as {plain[0]}-sha256")
+
+
+def _complete_ike(rows: Sequence[Algorithm], transforms: list[Transform]) -> list[Transform]:
+    if not _of_type(transforms, TransformType.KE):
+        raise ProposalError("no key exchange method; end with one, such as x25519")
+    if not _of_type(transforms, TransformType.PRF):
+        implied = dict.fromkeys(row.implied_prf for row in rows if row.implied_prf is not None)
+        transforms += [Transform(TransformType.PRF, prf) for prf in implied]
+    if not _of_type(transforms, TransformType.PRF):
+        raise ProposalError("no PRF; add one, such as prfsha256")
+    aead = any(row.aead for row in rows)
+    return [t for t in transforms if not (aead and t.type == TransformType.INTEG)]
+
+
+def proposal_text(proposal: Proposal) -> str:
+    """The proposal in the words that `parse_proposal` takes; `noesn` is left out where it is all there is."""
+    words = [transform_text(t) for t in proposal.transforms]
+    if _of_type(proposal.transforms, TransformType.ESN) == [_ABSENT[TransformType.ESN]]:
+        words = [word for word in words if word != "noesn"]
+    return "-".join(words)
+
+
+def transform_text(transform: Transform) -> str:
+    """The keyword of a transform, else IANA's name, else its numbers; for logs and `status`."""
+    row = BY_TRANSFORM.get(transform)
+    if row:
+        return row.keyword
+    ids = TRANSFORM_IDS.get(transform.type)
+    if ids and transform.id in ids.__members__.values():
+        name = ids(transform.id).name
+    else:
+        name = f"{transform.type.name}_{transform.id}"
+    return name + (f"_{transform.key_bits}" if transform.key_bits else "") + ("+" if transform.other_attributes else "")
+
+
+# -- the wire ------------------------------------------------------------------------------------------------------
+
+
+def encode_proposals(proposals: Sequence[Proposal]) -> bytes:
+    """The body of an SA payload (s3.3)."""
+    return b"".join(_encode_proposal(p, last=i + 1 == len(proposals)) for i, p in enumerate(proposals))
+
+
+def _encode_proposal(proposal: Proposal, last: bool) -> bytes:
+    count = len(proposal.transforms)
+    transforms = b"".join(_encode_transform(t, last=i + 1 == count) for i, t in enumerate(proposal.transforms))
+    length = PROPOSAL_HEADER.size + len(proposal.spi) + len(transforms)
+    header = PROPOSAL_HEADER.pack(
+        0 if last else MORE_PROPOSALS, length, proposal.number, proposal.protocol, len(proposal.spi), count
+    )
+    return header + proposal.spi + transforms
+
+
+def _encode_transform(transform: Transform, last: bool) -> bytes:
+    attributes = transform.other_attributes
+    if transform.key_bits:
+        attributes = ATTRIBUTE_HEADER.pack(FIXED_VALUE | KEY_LENGTH_ATTRIBUTE, transform.key_bits) + attributes
+    length = TRANSFORM_HEADER.size + len(attributes)
+    return TRANSFORM_HEADER.pack(0 if last else MORE_TRANSFORMS, length, transform.type, transform.id) + attributes
+
+
+def decode_proposals(body: bytes) -> tuple[Proposal, ...]:
+    """The proposals of an SA payload, unknown protocols, types and numbers included.
+
+    Raises:
+        InvalidSyntax: lengths, counts or "last" marks contradict each other, or there is no proposal.
+    """
+    proposals = []
+    more, offset = MORE_PROPOSALS, 0
+    while more == MORE_PROPOSALS:
+        more, length = _substructure(body, offset, PROPOSAL_HEADER, "proposal")
+        proposals.append(_decode_proposal(body[offset : offset + length]))
+        offset += length
+    if more != 0 or offset != len(body):
+        raise InvalidSyntax("SA payload: the last proposal is not where the payload ends")
+    return tuple(proposals)
+
+
+def _substructure(body: bytes, offset: int, header: struct.Struct, what: str) -> tuple[int, int]:
+    """The "last or more" octet and the checked length of the substructure at `offset`."""
+    if offset + header.size > len(body):
+        raise InvalidSyntax(f"SA payload: a {what} is cut short")
+    more, length = body[offset], int.from_bytes(body[offset + 2 : offset + 4], "big")
+    if not header.size <= length <= len(body) - offset:
+        raise InvalidSyntax(f"SA payload: a {what} of {length} octets does not fit")
+    return more, length
+
+
+def _decode_proposal(data: bytes) -> Proposal:
+    _, _, number, protocol, spi_size, count = PROPOSAL_HEADER.unpack_from(data)
+    offset = PROPOSAL_HEADER.size + spi_size
+    if offset > len(data) or not _spi_size_fits(protocol, spi_size):
+        raise InvalidSyntax(f"SA payload: an SPI of {spi_size} octets for protocol {protocol}")
+    spi = data[PROPOSAL_HEADER.size : offset]
+    transforms = []
+    for index in range(count):
+        more, length = _substructure(data, offset, TRANSFORM_HEADER, "transform")
+        if more != (0 if index + 1 == count else MORE_TRANSFORMS):
+            raise InvalidSyntax(f"SA payload: the number of transforms, {count}, and the last transform differ")
+        transforms.append(_decode_transform(data[offset : offset + length]))
+        offset += length
+    if offset != len(data):
+        raise InvalidSyntax("SA payload: octets after the last transform")
+    return Proposal(ProtocolId(protocol), tuple(transforms), spi, number)
+
+
+def _spi_size_fits(protocol: int, size: int) -> bool:
+    if protocol == ProtocolId.IKE:
+        return size in (0, SPI_LENGTH)
+    return size == ESP_SPI_LENGTH or protocol not in (ProtocolId.AH, ProtocolId.ESP)
+
+
+def _decode_transform(data: bytes) -> Transform:
+    _, _, kind, number = TRANSFORM_HEADER.unpack_from(data)
+    key_bits, other = 0, b""
+    offset = TRANSFORM_HEADER.size
+    while offset < len(data):
+        attribute = _attribute(data, offset)
+        name, value = ATTRIBUTE_HEADER.unpack_from(attribute)
+        if name == FIXED_VALUE | KEY_LENGTH_ATTRIBUTE and value and not key_bits:
+            key_bits = value
+        else:
+            other += attribute
+        offset += len(attribute)
+    return Transform(TransformType(kind), number, key_bits, other)
+
+
+def _attribute(data: bytes, offset: int) -> bytes:
+    """s3.3.5: 4 octets, or 4 octets and as many as they say."""
+    end = offset + ATTRIBUTE_HEADER.size
+    if end > len(data):
+        raise InvalidSyntax("SA payload: a transform attribute is cut short")
+    name, length = ATTRIBUTE_HEADER.unpack_from(data, offset)
+    if not name & FIXED_VALUE:
+        end += length
+    if end > len(data):
+        raise InvalidSyntax(f"SA payload: a transform attribute of {length} octets does not fit")
+    return data[offset:end]
+
+
+# -- the choice ----------------------------------------------------------------------------------------------------
+
+
+def select(offered: Sequence[Proposal], configured: Sequence[Proposal], *, ignore_ke: bool = False) -> Proposal:
+    """What the responder accepts (s2.7): its own first configured proposal, and in it its own order, decide.
+
+    The answer keeps number and SPI of the offered proposal (the caller puts its own SPI in) and holds exactly one
+    transform of each type that was offered. `ignore_ke` is for the first Child SA, which has no key exchange of its
+    own (s1.2): key exchange transforms of both sides are passed over and none is in the answer.
+
+    Raises:
+        NoProposalChosen: nothing fits; the text is `mismatch_text`.
+    """
+    if ignore_ke:
+        offered, configured = [without_ke(p) for p in offered], [without_ke(p) for p in configured]
+    for ours in configured:
+        for theirs in offered:
+            chosen, missing = _match(theirs, ours)
+            if missing is None:
+                return replace(theirs, transforms=chosen)
+    raise NoProposalChosen(mismatch_text(offered, configured))
+
+
+def accept_answer(answer: Sequence[Proposal], offered: Sequence[Proposal], *, ignore_ke: bool = False) -> Proposal:
+    """The initiator's check of the responder's choice (s2.7): one proposal, one transform a type, all of it offered.
+
+    Raises:
+        NoProposalChosen: the responder answered with what was not offered.
+    """
+    if len(answer) != 1:
+        raise NoProposalChosen(f"the peer answered with {len(answer)} proposals instead of one")
+    types = [t.type for t in answer[0].transforms]
+    if len(set(types)) != len(types):
+        raise NoProposalChosen(f"the peer answered with a choice of its own: {proposal_text(answer[0])}")
+    same_number = [p for p in offered if p.number == answer[0].number]
+    return select(answer, same_number, ignore_ke=ignore_ke)
+
+
+def without_ke(proposal: Proposal) -> Proposal:
+    """The proposal for an exchange without key exchange (s1.2; s1.3.1 without PFS)."""
+    return replace(proposal, transforms=tuple(t for t in proposal.transforms if t.type != TransformType.KE))
+
+
+def key_exchange_groups(proposals: Iterable[Proposal]) -> tuple[int, ...]:
+    """The key exchange methods in order of preference, NONE left out, each once."""
+    groups = [t.id for p in proposals for t in _of_type(p.transforms, TransformType.KE) if t.id != KeGroup.NONE]
+    return tuple(dict.fromkeys(groups))
+
+
+def _match(theirs: Proposal, ours: Proposal) -> tuple[tuple[Transform, ...], TransformType | None]:
+    """One transform for each type, and the first type for which there is none (ENCR for another protocol)."""
+    if theirs.protocol != ours.protocol:
+        return (), TransformType.ENCR
+    offered, acceptable = _by_type(theirs), _by_type(ours)
+    chosen: list[Transform] = []
+    for kind in sorted({TransformType.ENCR, *offered, *acceptable}):
+        choice = offered.get(kind) or _absent(kind)
+        pick = next((t for t in acceptable.get(kind) or _absent(kind) if t in choice), None)
+        if pick is None:
+            return tuple(chosen), kind
+        chosen += [pick] if kind in offered else []
+    return tuple(chosen), None
+
+
+def _by_type(proposal: Proposal) -> dict[TransformType, list[Transform]]:
+    """One pass, because what a stranger offers can be long."""
+    groups: dict[TransformType, list[Transform]] = {}
+    for transform in proposal.transforms:
+        groups.setdefault(transform.type, []).append(transform)
+    return groups
+
+
+def _absent(kind: TransformType) -> list[Transform]:
+    """What a type without transforms means; the unknown types and the indispensable mean nothing (s3.3.6)."""
+    return [_ABSENT[kind]] if kind in _ABSENT else []
+
+
+def _of_type(transforms: Iterable[Transform], kind: TransformType) -> list[Transform]:
+    return [t for t in transforms if t.type == kind]
+
+
+def mismatch_text(offered: Sequence[Proposal], configured: Sequence[Proposal]) -> str:
+    """Why nothing fits: the first transform type without a match, in the pair of proposals that gets furthest."""
+    pairs = [(theirs, ours) for ours in configured for theirs in offered if theirs.protocol == ours.protocol]
+    if not pairs:
+        return f"the peer offers {_protocols(offered)}, configured is {_protocols(configured)}"
+    results = [(kind, pair) for pair in pairs if (kind := _match(*pair)[1]) is not None]
+    if not results:
+        return "the proposals do fit"
+    kind, (theirs, ours) = max(results, key=lambda result: result[0])
+    word = _TYPE_WORDS.get(kind, f"transform type {int(kind)}")
+    return f"no common {word}: the peer offers {_listed(theirs, kind)}; configured: {_listed(ours, kind)}"
+
+
+def _protocols(proposals: Sequence[Proposal]) -> str:
+    return ", ".join(dict.fromkeys(p.protocol.name for p in proposals)) or "nothing"
+
+
+def _listed(proposal: Proposal, kind: TransformType) -> str:
+    transforms = _of_type(proposal.transforms, kind) or _absent(kind)
+    more = [f"and {len(transforms) - _MAX_SHOWN} more"] if len(transforms) > _MAX_SHOWN else []
+    return ", ".join([transform_text(t) for t in transforms[:_MAX_SHOWN]] + more) or "none"
