@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ipsecfast.netns import Namespace, stop
 from linux_guest import LinuxGuest
+
+from ipsecfast.netns import Namespace, stop
 
 CHARON = Path("/usr/lib/ipsec/charon")
 LIBIPSEC = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
 SWANCTL = "swanctl"
-PLUGINS = "random nonce openssl kdf pem pkcs1 x509 pubkey hmac sha1 sha2 aes gcm {esp} kernel-netlink socket-default vici"
+PLUGINS = (
+    "random nonce openssl kdf pem pkcs1 x509 pubkey hmac sha1 sha2 aes gcm {esp} kernel-netlink socket-default vici"
+)
 STRONGSWAN_CONF = """
 charon {{
   load_modular = no

@@ -1,0 +1,5 @@
+"""`python -m ipsecfast` is the command `ipsecfast`."""
+
+from ipsecfast.cli import main
+
+main()

@@ -1,0 +1,227 @@
+"""Gateways and flows under observation in the topology of `netns`: what demo, tests and benchmarks share.
+
+A `GatewayProcess` is a real `ipsecfast run` with a configuration made here; it is reached through its control socket and
+by signals, as any other. A `NumberedFlow` is a stream of numbered UDP packets whose losses and duplicates are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ipsecfast.netns import Namespace, Site, TwoSites, stop
+
+SECRET = "only for the demo and the tests, not a secret"  # noqa: S105 (that is the point)
+PROGRAM = (sys.executable, "-m", "ipsecfast")
+TRAFFIC = (sys.executable, "-m", "ipsecfast.traffic")
+DRAIN_SECONDS = 0.5
+
+Value = TypeVar("Value")
+
+
+class TestbedError(RuntimeError):
+    """Something that had to happen did not; the text says what, and what was seen instead."""
+
+    __test__ = False  # pytest: not a test
+
+
+def wait_for(what: str, probe: Callable[[], Value], *, seconds: float = 10.0, every: float = 0.05) -> Value:
+    """Calls `probe` until it returns something true; raises TestbedError with the last answer after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = probe()
+        if found:
+            return found
+        if time.monotonic() >= deadline:
+            raise TestbedError(f"{what}: not within {seconds:g} s, last seen: {found!r}")
+        time.sleep(every)
+
+
+def toml_text(table: Mapping[str, Any], path: str = "") -> str:
+    """A TOML document: strings, numbers, booleans, lists of them, and tables of tables."""
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    text = (f"[{path}]\n" if path and (values or not table) else "") + "".join(f"{line}\n" for line in lines)
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            text += toml_text(value, f"{path}.{key}" if path else key)
+    return text
+
+
+def tunnel_config(
+    own: Site,
+    peer: Site,
+    *,
+    outer: int = 4,
+    inner: tuple[int, ...] = (4,),
+    connection: Mapping[str, Any] | None = None,
+    child: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The configuration of one end: connection `net`, child `net`. `outer` and `inner` are IP versions.
+
+    `connection` and `child` add keys to their tables or replace them.
+    """
+    versions = {4: 0, 6: 1}
+    at = versions[outer]
+    return {
+        "gateway": {},
+        "connections": {
+            "net": {
+                "local_addrs": [own.outer_addresses[at]],
+                "remote_addrs": [peer.outer_addresses[at]],
+                **(connection or {}),
+                "local": {"id": f"{own.letter.lower()}.test"},
+                "remote": {"id": f"{peer.letter.lower()}.test"},
+                "children": {
+                    "net": {
+                        "local_ts": [own.networks[versions[version]] for version in inner],
+                        "remote_ts": [peer.networks[versions[version]] for version in inner],
+                        **(child or {}),
+                    }
+                },
+            }
+        },
+        "secrets": {"net": {"secret": SECRET}},
+    }
+
+
+class GatewayProcess:
+    """One `ipsecfast run` in a namespace; ready for commands when the constructor returns."""
+
+    def __init__(self, topology: TwoSites, place: Namespace, folder: Path, config: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.place = place
+        self.file = folder / "ipsecfast.toml"
+        self.control = folder / "control.sock"
+        self.log = folder / "gateway.log"
+        settings = {**config, "gateway": {"control": str(self.control), **config.get("gateway", {})}}
+        self.file.touch(mode=0o600)
+        self.file.write_text(toml_text(settings))
+        with self.log.open("ab") as log:
+            self.process = topology.start(place, [*PROGRAM, "run", str(self.file)], stdout=log, stderr=log)
+        wait_for(f"the gateway of {self.file} answers", self._answers, seconds=20)
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise TestbedError(f"the gateway ended with {self.process.returncode}:\n{self.log_text()}")
+        return self.control.exists()
+
+    def command(self, *arguments: str, timeout: float = 30.0) -> str:
+        """An `ipsecfast` command to this gateway; what it printed. Raises TestbedError if it failed."""
+        command = [*PROGRAM, arguments[0], "--control", str(self.control), *arguments[1:]]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode:
+            text = f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}\n{self.log_text()}"
+            raise TestbedError(text)
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.command("status", "--json"))
+        return status
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> int:
+        """SIGTERM, and the exit status."""
+        return stop(self.process, patience=10)
+
+
+class _Lines:
+    """The JSON lines that a traffic program prints, the newest one kept."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.last: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None  # noqa: S101 (it was started with a pipe)
+        for line in self.process.stdout:
+            self.last = json.loads(line)
+
+    def finish(self) -> dict[str, Any]:
+        """Tells the program to stop and returns its last figures."""
+        stop(self.process)
+        self._thread.join(5)
+        if not self.last.get("done"):
+            raise TestbedError(f"{self.process.args!r} ended without its figures: {self.last}")
+        return self.last
+
+
+@dataclass(frozen=True, slots=True)
+class FlowResult:
+    """What became of a flow: packets, and seconds of sending."""
+
+    sent: int
+    received: int
+    distinct: int
+    reordered: int
+    longest_gap: int
+    seconds: float
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.distinct
+
+    @property
+    def duplicates(self) -> int:
+        return self.received - self.distinct
+
+    @property
+    def rate(self) -> float:
+        return self.sent / self.seconds
+
+    def __str__(self) -> str:
+        text = f"{self.sent} packets, {self.rate:,.0f}/s, lost {self.lost}, duplicated {self.duplicates}"
+        return f"{text}, longest gap {self.longest_gap}" if self.lost else text
+
+
+class NumberedFlow:
+    """Numbered UDP from one namespace to an address in another; packets flow when the constructor returns."""
+
+    def __init__(
+        self,
+        topology: TwoSites,
+        source: Namespace,
+        destination: Namespace,
+        address: str,
+        *,
+        port: int = 7000,
+        rate: int = 50_000,
+        size: int = 200,
+    ) -> None:
+        where = [address, str(port)]
+        listen = topology.start(destination, [*TRAFFIC, "udp-receive", *where], stdout=subprocess.PIPE)
+        self._receiver = _Lines(listen)
+        wait_for("the receiver listens", lambda: self._receiver.last, seconds=20)
+        send = [*TRAFFIC, "udp-send", *where, "--rate", str(rate), "--size", str(size)]
+        self._sender = _Lines(topology.start(source, send, stdout=subprocess.PIPE))
+        wait_for("packets arrive", lambda: self._receiver.last.get("received"), seconds=20)
+
+    @property
+    def received(self) -> int:
+        return int(self._receiver.last.get("received", 0))
+
+    def finish(self) -> FlowResult:
+        sent = self._sender.finish()
+        time.sleep(DRAIN_SECONDS)
+        got = self._receiver.finish()
+        return FlowResult(
+            sent=sent["sent"],
+            received=got["received"],
+            distinct=got["distinct"],
+            reordered=got["reordered"],
+            longest_gap=got["longest_gap"],
+            seconds=sent["seconds"],
+        )
