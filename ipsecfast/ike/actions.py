@@ -1,0 +1,100 @@
+"""What the IKE core wants done: one ordered stream of values. The order of the list is the right order to perform them.
+
+`IkeEndpoint.actions()` yields these; `gateway.py` performs them one after the other and is the only module that knows how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ipsecfast.model import Path, SaParams
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send one IKE message. The shell puts the non-ESP marker before it where `path.nat_t` says so."""
+
+    path: Path
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSa:
+    """A Child SA exists: inbound ACTIVE at once; outbound ACTIVE only if `activate_outbound`, else REGISTERED (RFC 7296 s2.8).
+
+    `connection` and `child` are the configured names. SPD entries for the SA's selectors go in before this returns.
+    """
+
+    connection: str
+    child: str
+    inbound: SaParams
+    outbound: SaParams
+    activate_outbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateOutbound:
+    """From now on packets of the child `reqid` leave through the registered outbound SA `spi`."""
+
+    reqid: int
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSa:
+    """The SA pair is gone. Selectors leave the SPD with the last SA of `reqid`, unless a trap keeps them."""
+
+    reqid: int
+    inbound_spi: int
+    outbound_spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class MovePeer:
+    """The SA pair goes on over another path (RFC 7296 s2.23)."""
+
+    reqid: int
+    inbound_spi: int
+    outbound_spi: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InstallTrap:
+    """Keep PROTECT policies for the configured selectors of a child: its packets ask for an SA by `Acquire` and are held.
+
+    Stands for start_action trap and start alike; the gateway takes the selectors from the configuration.
+    """
+
+    connection: str
+    child: str
+    reqid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHeld:
+    """There will be no SA for the packets held for `reqid`: drop them, counted."""
+
+    reqid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Something a person wants to know. `event` is a stable word, `message` the sentence, `level` logging's.
+
+    `key` is what a rate limit applies to ("" is never limited); `details` are fields for `--log-format json`.
+    """
+
+    event: str
+    message: str
+    level: int = 20
+    connection: str = ""
+    child: str = ""
+    key: str = ""
+    details: tuple[tuple[str, str], ...] = ()
+
+
+Action: TypeAlias = (
+    Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | Notify
+)
