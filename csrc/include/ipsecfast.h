@@ -1,0 +1,246 @@
+/*
+ * The data plane of ipsecfast: the only public header.
+ *
+ * Two ways to use it. A gateway makes one ipsf_dataplane, gives it workers with ports, and steers it with plain
+ * messages (ipsf_command in, ipsf_event out). A library user seals and opens arrays of packets with one SA, asks an SPD,
+ * drives a replay window: the same objects, without threads.
+ *
+ * Errors: functions that can fail return 0 or a negative ipsf_error. A bad packet is no error: it has a drop reason.
+ * Threads: commands and events belong to one control thread; ipsf_worker_run() is the whole life of a worker's thread.
+ */
+#ifndef IPSECFAST_H
+#define IPSECFAST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- numbers that have names: each table has one file in csrc/tables/ ---- */
+
+enum ipsf_error {
+	IPSF_OK = 0,
+	IPSF_ENOMEM = -1,
+	IPSF_EINVAL = -2,      /* a value out of its range, a key of the wrong length, an unknown algorithm */
+	IPSF_EEXIST = -3,      /* an SA with this SPI is installed already */
+	IPSF_ENOENT = -4,      /* no such SA, child, worker or engine */
+	IPSF_ECRYPTO = -5,     /* the crypto library refused */
+	IPSF_ESYS = -6,        /* a system call failed: errno tells */
+	IPSF_ENOSPC = -7,      /* the caller's output is too small */
+};
+const char *ipsf_error_text(int error);
+
+enum ipsf_drop {
+#define IPSF_DROP(name, text, help) IPSF_DROP_##name,
+#include "../tables/drop_reasons.def"
+#undef IPSF_DROP
+	IPSF_DROP_COUNT
+};
+const char *ipsf_drop_text(unsigned reason); /* a stable word, e.g. "replay" */
+const char *ipsf_drop_help(unsigned reason); /* one sentence: what it means, where to look */
+
+enum ipsf_event_kind {
+#define IPSF_EVENT(name, text) IPSF_EVENT_##name,
+#include "../tables/events.def"
+#undef IPSF_EVENT
+	IPSF_EVENT_COUNT
+};
+const char *ipsf_event_text(unsigned kind);
+
+enum ipsf_mode { IPSF_MODE_TUNNEL = 0, IPSF_MODE_TRANSPORT = 1 };
+enum ipsf_action { IPSF_DISCARD = 0, IPSF_BYPASS = 1, IPSF_PROTECT = 2 };
+enum ipsf_copy { IPSF_COPY_NO = 0, IPSF_COPY_OUT = 1, IPSF_COPY_IN = 2, IPSF_COPY_YES = 3 };
+
+/* ---- values ---- */
+
+/* version 4 or 6 (0: none); an IPv4 address stands in bytes[0..3]. */
+struct ipsf_addr {
+	uint8_t bytes[16];
+	uint8_t version;
+};
+
+/* Ports are 0 for bare ESP. Host byte order. */
+struct ipsf_path {
+	struct ipsf_addr local, remote;
+	uint16_t local_port, remote_port;
+};
+
+/* RFC 7296 s3.13.1. protocol 0: any; for ICMP a port is type << 8 | code; OPAQUE is port_first 65535, port_last 0. */
+struct ipsf_selector {
+	struct ipsf_addr first, last;
+	uint16_t port_first, port_last;
+	uint8_t protocol;
+};
+
+#define IPSF_POLICY_HOLD 1u /* keep the packets of a PROTECT policy without SA and ask for one (IPSF_EVENT_ACQUIRE) */
+
+struct ipsf_policy {
+	struct ipsf_selector source, destination;
+	uint32_t reqid;  /* PROTECT: whose active outbound SA */
+	uint8_t action;  /* enum ipsf_action */
+	uint8_t flags;
+};
+
+#define IPSF_KEY_MAX 36 /* AES-256 and the salt of RFC 4106 */
+
+/* Cold: all that was negotiated for one SA of one direction. Copied in; the receiver wipes its copy. Zero limit: none. */
+struct ipsf_sa_params {
+	uint32_t spi, reqid;
+	uint16_t encryption;      /* IANA transform ID, type 1: 20 is AES-GCM-16 */
+	uint8_t key[IPSF_KEY_MAX];
+	uint8_t key_length;       /* bytes, the salt included */
+	uint8_t mode;             /* enum ipsf_mode */
+	uint8_t udp_encap, esn;
+	uint8_t copy_df, copy_ecn, copy_dscp;
+	uint32_t replay_window;   /* packets, 64 to 65,536, 0: anti-replay off */
+	struct ipsf_path path;
+	const struct ipsf_selector *local_ts, *remote_ts;
+	uint32_t n_local_ts, n_remote_ts;
+	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
+};
+
+/* ---- library: arrays of packets ---- */
+
+struct ipsf_sa_out;
+struct ipsf_sa_in;
+
+/* Packets back to back: packet i is data[offsets[i]] .. + lengths[i]. */
+struct ipsf_packets {
+	uint8_t *data;
+	size_t size;             /* bytes at data */
+	uint64_t *offsets;
+	uint32_t *lengths;
+	size_t count;
+};
+
+size_t ipsf_engine_count(void);
+const char *ipsf_engine_name(size_t index);
+/* Resolves "auto" (or NULL) to the engine that is best on this machine; NULL when there is none of that name. */
+const char *ipsf_engine_choose(const char *name);
+
+int ipsf_sa_out_new(const struct ipsf_sa_params *params, const char *engine, struct ipsf_sa_out **sa);
+void ipsf_sa_out_free(struct ipsf_sa_out *sa);
+uint64_t ipsf_sa_out_sequence(const struct ipsf_sa_out *sa); /* the last number used */
+int ipsf_sa_in_new(const struct ipsf_sa_params *params, const char *engine, struct ipsf_sa_in **sa);
+void ipsf_sa_in_free(struct ipsf_sa_in *sa);
+/* Bytes that ESP (and UDP, and the outer IP header of outer_version) put around a packet at most, padding included. */
+int ipsf_esp_overhead(uint16_t encryption, uint8_t mode, uint8_t udp_encap, uint8_t outer_version);
+
+/*
+ * Seals (RFC 4303 s3.3) or opens (s3.4) packets->count packets. out->data is filled from its start; out->offsets, lengths and
+ * reasons[count] are written for each (length 0 and a drop reason where a packet did not pass). IPSF_ENOSPC when
+ * out->size might not suffice: seal needs the sum of lengths + count * IPSF_ESP_ROOM, open the sum of lengths.
+ * out->data may be packets->data only for open. Transport mode takes and gives whole IP packets with their ESP inside.
+ * Tunnel mode gives the bare ESP datagram, without the outer header.
+ */
+#define IPSF_ESP_ROOM 64
+int ipsf_seal(struct ipsf_sa_out *sa, const struct ipsf_packets *packets, struct ipsf_packets *out, uint8_t *reasons);
+int ipsf_open(struct ipsf_sa_in *sa, const struct ipsf_packets *packets, struct ipsf_packets *out, uint8_t *reasons);
+/* The same engine without ESP around it: n packets of one length with fresh IVs, 8 bytes AAD. For benchmarks. */
+int ipsf_raw_seal(const char *engine, const uint8_t *key, size_t key_length, uint8_t *data, size_t length, size_t stride,
+		  size_t n, size_t rounds);
+int ipsf_raw_open(const char *engine, const uint8_t *key, size_t key_length, uint8_t *data, size_t length, size_t stride,
+		  size_t n, size_t rounds);
+
+struct ipsf_replay;
+int ipsf_replay_new(uint32_t size, int esn, struct ipsf_replay **replay);
+void ipsf_replay_free(struct ipsf_replay *replay);
+uint64_t ipsf_replay_reconstruct(const struct ipsf_replay *replay, uint32_t low);
+int ipsf_replay_check(const struct ipsf_replay *replay, uint64_t sequence);  /* 1: may be accepted */
+int ipsf_replay_update(struct ipsf_replay *replay, uint64_t sequence);       /* 1: accepted now, 0: was seen or too old */
+uint64_t ipsf_replay_top(const struct ipsf_replay *replay);
+
+struct ipsf_spd;
+int ipsf_spd_compile(const struct ipsf_policy *policies, size_t n, struct ipsf_spd **spd); /* copies the policies */
+void ipsf_spd_free(struct ipsf_spd *spd);
+size_t ipsf_spd_count(const struct ipsf_spd *spd);
+/* addresses: n * 16 bytes (IPv4 in the first 4), version 4 or 6 for all; out[i]: index of the first matching policy, or -1. */
+void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const uint8_t *sources, const uint8_t *destinations,
+			   const uint8_t *protocols, const uint16_t *source_ports, const uint16_t *destination_ports,
+			   size_t n, int32_t *out);
+
+/* ---- gateway: ports, workers, commands, events ---- */
+
+struct ipsf_port;
+int ipsf_port_tun_new(const char *name, struct ipsf_port **port);
+int ipsf_port_udp_new(uint8_t version, uint16_t port_number, uint32_t mark, struct ipsf_port **port);
+int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
+int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_port **b);
+/* Puts one packet where port receives it (as if the peer sent it); 0 or IPSF_ENOSPC when the ring is full. */
+int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos);
+/* Takes what port sent; length, 0 when there is none, IPSF_ENOSPC. */
+int ipsf_port_memory_get(struct ipsf_port *port, uint8_t *data, size_t size, struct ipsf_path *path, uint8_t *tos);
+const char *ipsf_port_name(const struct ipsf_port *port);
+int ipsf_port_fd(const struct ipsf_port *port);
+void ipsf_port_free(struct ipsf_port *port);
+
+struct ipsf_dataplane;
+struct ipsf_worker;
+
+#define IPSF_WORKER_OUTBOUND 1u
+#define IPSF_WORKER_INBOUND 2u
+
+struct ipsf_counters {
+	uint64_t rx_packets[2], rx_bytes[2], tx_packets[2], tx_bytes[2]; /* [0]: outbound, [1]: inbound */
+	uint64_t consumed;                                               /* keepalives, IKE messages: taken, neither sent nor dropped */
+	uint64_t held;                                                   /* packets waiting now for their SA */
+	uint64_t drops[IPSF_DROP_COUNT];
+};
+
+struct ipsf_sa_status {
+	uint32_t spi, reqid;
+	uint8_t inbound, active;
+	uint64_t packets, bytes, sequence;
+	uint64_t drops[IPSF_DROP_COUNT];
+};
+
+int ipsf_dataplane_new(const char *engine, struct ipsf_dataplane **dp);
+void ipsf_dataplane_free(struct ipsf_dataplane *dp); /* after its workers' threads have ended; ports stay the caller's */
+const char *ipsf_dataplane_engine(const struct ipsf_dataplane *dp);
+int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp);
+int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *inner,
+			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker);
+int ipsf_worker_run(struct ipsf_worker *worker);   /* until ipsf_worker_stop(); 0 or IPSF_ESYS */
+int ipsf_worker_step(struct ipsf_worker *worker);  /* one pass without waiting: packets handled */
+void ipsf_worker_stop(struct ipsf_worker *worker); /* any thread */
+const char *ipsf_worker_name(const struct ipsf_worker *worker);
+void ipsf_worker_counters(const struct ipsf_worker *worker, struct ipsf_counters *counters);
+
+enum ipsf_command_kind {
+	IPSF_CMD_INSTALL_INBOUND,
+	IPSF_CMD_INSTALL_OUTBOUND, /* REGISTERED: carries nothing until activated */
+	IPSF_CMD_ACTIVATE_OUTBOUND,
+	IPSF_CMD_REMOVE_INBOUND,
+	IPSF_CMD_REMOVE_OUTBOUND,
+	IPSF_CMD_MOVE_PEER,
+	IPSF_CMD_RELEASE_HELD,
+	IPSF_CMD_PUBLISH_SPD,
+};
+
+/* One message of the control plane: plain values, no callbacks, so that the data plane may one day be another process. */
+struct ipsf_command {
+	enum ipsf_command_kind kind;
+	uint32_t reqid;
+	uint32_t spi;           /* of the direction the command names; MOVE_PEER: outbound */
+	uint32_t inbound_spi;   /* MOVE_PEER */
+	const struct ipsf_sa_params *sa;
+	const struct ipsf_path *path;
+	const struct ipsf_policy *policies;
+	size_t n_policies;
+};
+int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *command);
+
+#define IPSF_IKE_MAX 65535
+
+struct ipsf_event {
+	uint32_t kind; /* enum ipsf_event_kind */
+	uint32_t spi, reqid;
+	uint8_t inbound;
+	struct ipsf_path path;
+	struct ipsf_selector source, destination; /* ACQUIRE: the packet's own */
+	uint32_t length;                          /* IKE_DATAGRAM: bytes in the caller's buffer */
+};
+/* 1 and an event, or 0 when there is none, or IPSF_ENOSPC (the event stays). Events lost on a full ring are counted. */
+int ipsf_dataplane_next_event(struct ipsf_dataplane *dp, struct ipsf_event *event, uint8_t *data, size_t size);
+/* Status of up to n SAs, both directions; the number there are. */
+size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n);
+
+#endif

@@ -1,0 +1,85 @@
+/*
+ * Packets on their way: the descriptor (one cache line), the batch, the pool of buffers.
+ *
+ * Ownership: a worker owns its pool, its batches and every packet in them from receive to send; nothing here is shared
+ * between threads. A packet's bytes lie in a buffer of the pool; several packets may share one buffer (the segments of
+ * a GRO datagram), so buffers count their users.
+ */
+#ifndef IPSF_PACKET_H
+#define IPSF_PACKET_H
+
+#include "base.h"
+#include "include/ipsecfast.h"
+
+#define IPSF_BATCH_MAX 64
+#define IPSF_HEADROOM 128  /* before received bytes: outer IP, UDP, ESP header and IV, and an Ethernet header */
+#define IPSF_TAILROOM 64   /* behind them: padding, trailer, ICV */
+
+struct ipsf_buffer {
+	struct ipsf_buffer *next; /* free list */
+	uint32_t users;
+	uint32_t size;            /* bytes */
+	uint8_t bytes[] __attribute__((aligned(IPSF_CACHE_LINE)));
+};
+
+/* Which port can carry a sealed packet: SA's encapsulation and the outer address family. */
+enum ipsf_carrier { IPSF_CARRIER_UDP4, IPSF_CARRIER_UDP6, IPSF_CARRIER_RAW4, IPSF_CARRIER_RAW6, IPSF_CARRIER_COUNT };
+
+enum ipsf_packet_flag {
+	IPSF_PACKET_DF = 1u,             /* outbound: the outer header wants DF; parse: the inner one has it */
+	IPSF_PACKET_FIRST_FRAGMENT = 2u,
+	IPSF_PACKET_LATER_FRAGMENT = 4u, /* ports unknown */
+	IPSF_PACKET_CLEAR = 8u,          /* BYPASS: leaves as it is */
+	IPSF_PACKET_IKE = 16u,           /* inbound: an IKE message, marker removed */
+	IPSF_PACKET_TRUNCATED = 32u,
+};
+
+struct ipsf_packet {
+	uint8_t *data;
+	struct ipsf_buffer *buffer;
+	union {
+		struct ipsf_sa_out *out;
+		struct ipsf_sa_in *in;
+	} sa;
+	uint64_t sequence;            /* host order, extended where the SA has ESN */
+	const struct ipsf_path *path; /* received: whence, valid until the port's next recv; sealed: whither, the SA's */
+	uint32_t length;              /* bytes at data */
+	uint16_t headroom, tailroom;  /* bytes free before and behind */
+	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
+	uint16_t transport;           /* offset of the next layer's header, extension headers skipped */
+	uint16_t segment_size;        /* GSO: bytes of payload a segment, 0: one plain packet */
+	uint8_t version, protocol;    /* of the inner packet */
+	uint8_t tos;                  /* outer DSCP and ECN: as received, as to be sent */
+	uint8_t flags;                /* enum ipsf_packet_flag */
+	uint8_t drop;                 /* enum ipsf_drop; a stage marks, the sweep counts and recycles */
+	uint8_t carrier;              /* enum ipsf_carrier */
+};
+static_assert(sizeof(struct ipsf_packet) == IPSF_CACHE_LINE, "a descriptor is one cache line");
+
+struct ipsf_pool;
+
+struct ipsf_batch {
+	uint32_t n;
+	struct ipsf_packet *packet[IPSF_BATCH_MAX];
+	struct ipsf_pool *pool;
+	struct ipsf_packet store[IPSF_BATCH_MAX] __attribute__((aligned(IPSF_CACHE_LINE)));
+};
+
+/* A pool of count buffers of buffer_size bytes. IPSF_ENOMEM. */
+IPSF_MUST_CHECK int ipsf_pool_new(uint32_t count, uint32_t buffer_size, struct ipsf_pool **pool);
+void ipsf_pool_free(struct ipsf_pool *pool);
+uint32_t ipsf_pool_buffer_size(const struct ipsf_pool *pool);
+uint32_t ipsf_pool_available(const struct ipsf_pool *pool);
+/* A buffer with one user, or NULL. Never allocates. */
+IPSF_MUST_CHECK struct ipsf_buffer *ipsf_pool_take(struct ipsf_pool *pool);
+void ipsf_pool_release(struct ipsf_pool *pool, struct ipsf_buffer *buffer); /* one user less; the last returns it */
+
+void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool);
+/* Appends a descriptor for length bytes at data inside buffer (takes over one user); NULL when the batch is full. */
+struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer *buffer, uint8_t *data, uint32_t length);
+/* Counts the marked packets into drops[], recycles them and closes the gaps; order is kept. */
+void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
+/* Recycles everything that is left: the batch was sent. */
+void ipsf_batch_clear(struct ipsf_batch *batch);
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * A port is where packets come from and go to. One table of functions a kind; the worker's loop knows nothing else.
+ *
+ * Threads: recv() of a port belongs to one thread, send() to one thread, which may be another: what each side keeps stands apart.
+ * Outer ports give and take bare ESP (and IKE): UDP and IP headers are the port's own business, the path travels beside.
+ */
+#ifndef IPSF_PORT_H
+#define IPSF_PORT_H
+
+#include "packet.h"
+
+struct ipsf_port;
+
+struct ipsf_port_ops {
+	/*
+	 * Fills an empty batch with up to IPSF_BATCH_MAX packets without waiting: their number (0: nothing there), or IPSF_ESYS.
+	 * GRO datagrams are cut by their stride here; what does not fit the batch comes with the next call.
+	 * Packets lost before they could be read (kernel overflow, truncation, no buffer) are added to drops[].
+	 */
+	int (*recv)(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
+	/* Sends n packets in order; marks packet->drop where one did not leave. Equal-sized neighbours may leave as one GSO datagram. */
+	void (*send)(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
+	void (*free)(struct ipsf_port *port);
+};
+
+/* Every kind of port begins with this. fd is for poll(): readable when recv() has something. carriers: a set of 1 << ipsf_carrier,
+ * 0 for an inner port. */
+struct ipsf_port {
+	const struct ipsf_port_ops *ops;
+	int fd;
+	unsigned carriers;
+	bool sends_clear;            /* BYPASS packets may leave here as they are */
+	uint32_t receive_size;       /* bytes a buffer must hold for one recv, headroom and tailroom apart */
+	char name[32];
+};
+
+#endif

@@ -1,0 +1,84 @@
+/*
+ * Security associations: outbound and inbound are distinct types, so that one can't stand where the other belongs.
+ *
+ * Each has an immutable line (read by every packet), a mutable line (written by every packet) and a cold part, on cache
+ * lines of their own. The control thread makes and frees them; a worker may use one between two of its epoch ticks.
+ */
+#ifndef IPSF_SA_H
+#define IPSF_SA_H
+
+#include <stdatomic.h>
+
+#include "aead.h"
+#include "packet.h"
+#include "replay.h"
+
+/* What an SA has to tell the control plane, at most once each; the pipeline turns them into events. */
+enum ipsf_notice {
+	IPSF_NOTICE_FIRST_INBOUND = 1u,
+	IPSF_NOTICE_PEER_MOVED = 2u,
+	IPSF_NOTICE_SOFT_LIFETIME = 4u,
+	IPSF_NOTICE_HARD_LIFETIME = 8u,
+};
+
+struct ipsf_sa_out {
+	/* immutable */
+	const struct ipsf_aead_engine *engine;
+	struct ipsf_aead_key *key;
+	_Atomic(const struct ipsf_path *) path; /* replaced by MOVE_PEER; the old one is freed after an epoch */
+	uint32_t spi, reqid;
+	uint8_t salt[4];
+	uint8_t mode, carrier, esn, udp_encap;
+	uint8_t copy_df, copy_ecn, copy_dscp;
+	uint64_t last_sequence;                 /* the last number that may be used: 2^32 - 1 or 2^64 - 1 */
+	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
+	/* mutable: written by every worker that uses the SA */
+	_Atomic uint64_t sequence __attribute__((aligned(IPSF_CACHE_LINE))); /* the last number reserved */
+	_Atomic uint64_t bytes;                 /* of inner packets; packets are the sequence */
+	_Atomic uint32_t told;                  /* enum ipsf_notice already raised */
+	/* cold */
+	struct ipsf_sa_out *next __attribute__((aligned(IPSF_CACHE_LINE)));
+	_Atomic uint64_t drops[IPSF_DROP_COUNT];
+};
+
+struct ipsf_sa_in {
+	/* immutable */
+	const struct ipsf_aead_engine *engine;
+	struct ipsf_aead_key *key;
+	_Atomic(const struct ipsf_path *) path;
+	uint32_t spi, reqid;
+	uint8_t salt[4];
+	uint8_t mode, udp_encap, esn;
+	uint8_t copy_ecn, copy_dscp;
+	uint16_t n_local, n_remote;
+	const struct ipsf_selector *local_ts, *remote_ts;
+	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
+	/* mutable: written by the one worker that owns the window */
+	struct ipsf_replay *replay __attribute__((aligned(IPSF_CACHE_LINE)));
+	_Atomic uint64_t packets, bytes;        /* one writer; atomic only for the reader of statistics */
+	uint32_t told;
+	/* cold */
+	struct ipsf_sa_in *next __attribute__((aligned(IPSF_CACHE_LINE)));
+	_Atomic uint64_t drops[IPSF_DROP_COUNT];
+};
+
+/* A path's carrier: (udp_encap, version of path->remote). */
+enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap);
+
+/*
+ * RFC 4303 s3.3: seals n packets (n <= IPSF_BATCH_MAX) of one SA in place, in their head- and tailroom. The packets are parsed
+ * (ip.h). Yields the bare ESP datagram (tunnel) or the ESP datagram with the inner IP header cut off and its addresses
+ * implied by the path (transport), with path, carrier, tos and DF for the port. Marks drop where a packet can't be sealed.
+ * Returns the enum ipsf_notice that became true.
+ */
+unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n);
+
+/*
+ * RFC 4303 s3.4: opens n bare ESP datagrams of one SA in place: window check, open, window update, trailer, parse, inner selector check
+ * (RFC 4301 s5.2), ECN (RFC 6040). Yields the inner IP packet; in transport mode one whose IP header is rebuilt from the
+ * path it came by. Marks drop. Returns notices; *moved is the path of the newest authentic packet when IPSF_NOTICE_PEER_MOVED.
+ */
+unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
+			struct ipsf_path *moved);
+
+#endif
