@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -39,6 +39,7 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._processes: list[subprocess.Popen[str]] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{name}")
         try:
             self.fd = self._thread.submit(_leave_for_new_namespace).result()
@@ -65,10 +66,17 @@ class Namespace:
         stderr: Output = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Starts a program in the namespace, in a session of its own (the terminal's ctrl-C does not reach it)."""
+        """Starts a program in the namespace, in a session of its own (the terminal's ctrl-C does not reach it).
+
+        It ends with the namespace at the latest: `close` stops it.
+        """
         tied = ["setpriv", "--pdeathsig", "KILL", "--", *command]
         streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-        return self.run(subprocess.Popen, tied, **streams, env=env, text=True, start_new_session=True)
+        process: subprocess.Popen[str] = self.run(
+            subprocess.Popen, tied, **streams, env=env, text=True, start_new_session=True
+        )
+        self._processes = [one for one in self._processes if one.poll() is None] + [process]
+        return process
 
     def check_output(self, command: Sequence[str], *, timeout: float = 60.0) -> str:
         """Runs a program to its end; returns what it printed, raises CalledProcessError if it failed."""
@@ -98,7 +106,9 @@ class Namespace:
         self.run(_set_link, link, attributes)
 
     def close(self) -> None:
-        """Gives the namespace up; the kernel removes it when the last process in it has ended."""
+        """Stops what was started in the namespace and gives it up; the kernel removes it and its links."""
+        for process in reversed(self._processes):
+            stop(process)
         os.close(self.fd)
         self._thread.shutdown()
 
@@ -111,74 +121,90 @@ def join(first: Namespace, first_link: str, second: Namespace, second_link: str)
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """One side of the topology: its host, its gateway and their addresses, each as (IPv4, IPv6)."""
+class Addresses:
+    """What one side of the topology is called, each as (IPv4, IPv6)."""
 
     letter: str
-    host: Namespace
-    gateway: Namespace
-    host_addresses: tuple[str, str]
-    outer_addresses: tuple[str, str]
+    host: tuple[str, str]
+    inner: tuple[str, str]
+    outer: tuple[str, str]
     networks: tuple[str, str]
 
 
-@dataclass(slots=True)
-class TwoSites:
-    """The topology above. A context manager: on exit every namespace and every process started with `start` is gone."""
+A = Addresses(
+    letter="A",
+    host=("10.1.0.2", "fd00:a::2"),
+    inner=("10.1.0.1", "fd00:a::1"),
+    outer=("192.0.2.1", "fd00:2::1"),
+    networks=("10.1.0.0/24", "fd00:a::/64"),
+)
+B = Addresses(
+    letter="B",
+    host=("10.2.0.2", "fd00:b::2"),
+    inner=("10.2.0.1", "fd00:b::1"),
+    outer=("192.0.2.2", "fd00:2::2"),
+    networks=("10.2.0.0/24", "fd00:b::/64"),
+)
+PREFIX_LENGTHS = (24, 64)
 
-    a: Site = field(init=False)
-    b: Site = field(init=False)
-    _stack: ExitStack = field(default_factory=ExitStack)
 
-    def __enter__(self) -> TwoSites:
-        try:
-            self.a = self._make_site("A", "10.1.0", "fd00:a::", 1)
-            self.b = self._make_site("B", "10.2.0", "fd00:b::", 2)
-            join(self.a.gateway, "outer", self.b.gateway, "outer")
-            for site in (self.a, self.b):
-                site.gateway.add_address("outer", f"{site.outer_addresses[0]}/24")
-                site.gateway.add_address("outer", f"{site.outer_addresses[1]}/64")
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
+class Site:
+    """One side of the topology: a host and its gateway, wired; `outer` is still to be laid."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def __init__(self, addresses: Addresses) -> None:
+        self.addresses = addresses
+        with ExitStack() as undo:
+            self.host = Namespace(f"host-{addresses.letter}")
+            undo.callback(self.host.close)
+            self.gateway = Namespace(f"gateway-{addresses.letter}")
+            undo.callback(self.gateway.close)
+            self._wire()
+            undo.pop_all()
 
-    def start(self, place: Namespace, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """`Namespace.start`, and the process ends with the topology at the latest."""
-        process = place.start(command, **options)
-        self._stack.callback(stop, process)
-        return process
+    def add_outer_addresses(self) -> None:
+        for address, length in zip(self.addresses.outer, PREFIX_LENGTHS, strict=True):
+            self.gateway.add_address("outer", f"{address}/{length}")
 
-    def _make_site(self, letter: str, prefix4: str, prefix6: str, number: int) -> Site:
-        host = Namespace(f"host-{letter}")
-        self._stack.callback(host.close)
-        gateway = Namespace(f"gateway-{letter}")
-        self._stack.callback(gateway.close)
-        gateway.sysctl(
+    def close(self) -> None:
+        self.host.close()
+        self.gateway.close()
+
+    def _wire(self) -> None:
+        self.gateway.sysctl(
             net__ipv4__ip_forward=1,
             net__ipv6__conf__all__forwarding=1,
             net__ipv4__conf__all__rp_filter=0,
             net__ipv4__conf__default__rp_filter=0,
         )
-        join(host, "eth0", gateway, "inner")
-        for place, link, last in ((host, "eth0", 2), (gateway, "inner", 1)):
-            place.add_address(link, f"{prefix4}.{last}/24")
-            place.add_address(link, f"{prefix6}{last}/64")
-        host.add_route("0.0.0.0/0", f"{prefix4}.1")
-        host.add_route("::/0", f"{prefix6}1")
-        return Site(
-            letter=letter,
-            host=host,
-            gateway=gateway,
-            host_addresses=(f"{prefix4}.2", f"{prefix6}2"),
-            outer_addresses=(f"192.0.2.{number}", f"fd00:2::{number}"),
-            networks=(f"{prefix4}.0/24", f"{prefix6}/64"),
-        )
+        join(self.host, "eth0", self.gateway, "inner")
+        ends = zip(self.addresses.host, self.addresses.inner, PREFIX_LENGTHS, ("0.0.0.0/0", "::/0"), strict=True)
+        for host, inner, length, everywhere in ends:
+            self.host.add_address("eth0", f"{host}/{length}")
+            self.gateway.add_address("inner", f"{inner}/{length}")
+            self.host.add_route(everywhere, inner)
+
+
+class TwoSites:
+    """The whole topology. A context manager: on exit all namespaces and what was started in them are gone."""
+
+    def __init__(self) -> None:
+        with ExitStack() as undo:
+            self.a = Site(A)
+            undo.callback(self.a.close)
+            self.b = Site(B)
+            undo.callback(self.b.close)
+            join(self.a.gateway, "outer", self.b.gateway, "outer")
+            self.a.add_outer_addresses()
+            self.b.add_outer_addresses()
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> TwoSites:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
 
 
 def stop(process: subprocess.Popen[Any], patience: float = 5.0) -> int:

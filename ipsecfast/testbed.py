@@ -1,7 +1,7 @@
 """Gateways and flows under observation in the topology of `netns`: what demo, tests and benchmarks share.
 
-A `GatewayProcess` is a real `ipsecfast run` with a configuration made here; it is reached through its control socket and
-by signals, as any other. A `NumberedFlow` is a stream of numbered UDP packets whose losses and duplicates are counted.
+A `GatewayProcess` is a real `ipsecfast run` with a configuration made here, reached by control socket and signals
+as any other. A `NumberedFlow` is a stream of numbered UDP packets whose losses and duplicates are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ipsecfast.netns import Namespace, Site, TwoSites, stop
+from ipsecfast.netns import Addresses, Namespace, stop
 
 SECRET = "only for the demo and the tests, not a secret"  # noqa: S105 (that is the point)
 PROGRAM = (sys.executable, "-m", "ipsecfast")
@@ -56,8 +56,8 @@ def toml_text(table: Mapping[str, Any], path: str = "") -> str:
 
 
 def tunnel_config(
-    own: Site,
-    peer: Site,
+    own: Addresses,
+    peer: Addresses,
     *,
     outer: int = 4,
     inner: tuple[int, ...] = (4,),
@@ -74,8 +74,8 @@ def tunnel_config(
         "gateway": {},
         "connections": {
             "net": {
-                "local_addrs": [own.outer_addresses[at]],
-                "remote_addrs": [peer.outer_addresses[at]],
+                "local_addrs": [own.outer[at]],
+                "remote_addrs": [peer.outer[at]],
                 **(connection or {}),
                 "local": {"id": f"{own.letter.lower()}.test"},
                 "remote": {"id": f"{peer.letter.lower()}.test"},
@@ -95,7 +95,7 @@ def tunnel_config(
 class GatewayProcess:
     """One `ipsecfast run` in a namespace; ready for commands when the constructor returns."""
 
-    def __init__(self, topology: TwoSites, place: Namespace, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, place: Namespace, folder: Path, config: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.place = place
         self.file = folder / "ipsecfast.toml"
@@ -105,7 +105,7 @@ class GatewayProcess:
         self.file.touch(mode=0o600)
         self.file.write_text(toml_text(settings))
         with self.log.open("ab") as log:
-            self.process = topology.start(place, [*PROGRAM, "run", str(self.file)], stdout=log, stderr=log)
+            self.process = place.start([*PROGRAM, "run", str(self.file)], stdout=log, stderr=log)
         wait_for(f"the gateway of {self.file} answers", self._answers, seconds=20)
 
     def _answers(self) -> bool:
@@ -136,19 +136,23 @@ class GatewayProcess:
         return stop(self.process, patience=10)
 
 
-class _Lines:
-    """The JSON lines that a traffic program prints, the newest one kept."""
+class Figures:
+    """The JSON lines that a program of `traffic` prints, one each half second."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.last: dict[str, Any] = {}
+        self.lines: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None  # noqa: S101 (it was started with a pipe)
         for line in self.process.stdout:
-            self.last = json.loads(line)
+            self.lines.append(json.loads(line))
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.lines[-1] if self.lines else {}
 
     def finish(self) -> dict[str, Any]:
         """Tells the program to stop and returns its last figures."""
@@ -192,7 +196,6 @@ class NumberedFlow:
 
     def __init__(
         self,
-        topology: TwoSites,
         source: Namespace,
         destination: Namespace,
         address: str,
@@ -202,11 +205,11 @@ class NumberedFlow:
         size: int = 200,
     ) -> None:
         where = [address, str(port)]
-        listen = topology.start(destination, [*TRAFFIC, "udp-receive", *where], stdout=subprocess.PIPE)
-        self._receiver = _Lines(listen)
+        listen = destination.start([*TRAFFIC, "udp-receive", *where], stdout=subprocess.PIPE)
+        self._receiver = Figures(listen)
         wait_for("the receiver listens", lambda: self._receiver.last, seconds=20)
         send = [*TRAFFIC, "udp-send", *where, "--rate", str(rate), "--size", str(size)]
-        self._sender = _Lines(topology.start(source, send, stdout=subprocess.PIPE))
+        self._sender = Figures(source.start(send, stdout=subprocess.PIPE))
         wait_for("packets arrive", lambda: self._receiver.last.get("received"), seconds=20)
 
     @property

@@ -270,6 +270,18 @@ def ping(
     return times
 
 
+def ping_steadily(address: str, rate: int, stop: Stop) -> None:
+    """Pings `rate` times a second until it is told to stop; counts the answers."""
+    report, sent, answered = Report(), 0, 0
+    while not stop:
+        begin = time.monotonic()
+        answered += ping(address, timeout=1.0)[0] is not None
+        sent += 1
+        report.tick(sent=sent, answered=answered)
+        time.sleep(max(0.0, begin + 1 / rate - time.monotonic()))
+    report.last(sent=sent, answered=answered)
+
+
 def _await_reply(
     sock: socket.socket, version: int, reply: int, body: bytes, sent: float, timeout: float
 ) -> float | None:
@@ -304,10 +316,10 @@ def _family(address: str) -> socket.AddressFamily:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m ipsecfast.traffic", description="numbered UDP and TCP")
-    parser.add_argument("verb", choices=["udp-send", "udp-receive", "tcp-send", "tcp-receive"])
+    parser.add_argument("verb", choices=["udp-send", "udp-receive", "tcp-send", "tcp-receive", "ping"])
     parser.add_argument("address", help="where to send to, or to listen on")
-    parser.add_argument("port", type=int)
-    parser.add_argument("--rate", type=int, default=50_000, help="packets a second (udp-send)")
+    parser.add_argument("port", type=int, help="0 for ping")
+    parser.add_argument("--rate", type=int, default=50_000, help="packets a second (udp-send, ping)")
     parser.add_argument("--size", type=int, default=200, help="bytes of UDP payload, 8 to 1472 (udp-send)")
     parser.add_argument("--seconds", type=float, help="default: until SIGTERM")
     given = parser.parse_args(arguments)
@@ -320,6 +332,8 @@ def main(arguments: list[str] | None = None) -> None:
         receive_numbered(given.address, given.port, stop)
     elif given.verb == "tcp-send":
         send_stream(given.address, given.port, stop)
+    elif given.verb == "ping":
+        ping_steadily(given.address, given.rate, stop)
     else:
         receive_stream(given.address, given.port, stop)
 
