@@ -34,6 +34,10 @@ class ConfigError(IpsecError):
         self.problems = tuple(problems)
 
 
+class SetupError(IpsecError):
+    """The gateway can't start on this machine: something is missing or taken."""
+
+
 class DataPlaneError(IpsecError):
     """The data plane refused a command; the text says which and why."""
 

@@ -1,0 +1,340 @@
+"""What the gateway sets up in the kernel: the TUN device, a routing table of its own, the rules that lead there.
+
+The routes of the tunnels stand in our own table. One rule a family leads everything there but our own outer packets:
+
+    220:  from SRC to DST ... lookup main        one for each explicit BYPASS policy
+    220:  from SRC to DST ... blackhole          one for each explicit DISCARD policy
+    220:  not from all fwmark MARK lookup 220    all else; our sockets set MARK (SO_MARK)
+
+So a peer whose own address lies in `remote_ts` (0.0.0.0/0, or transport mode) is still reached outside of the tunnel.
+Local networks inside of a wider `remote_ts` get `throw` routes, which send their packets back to the other tables.
+All that is ours carries the protocol number `OUR_PROTOCOL`, by which the leftovers of a killed run are recognised.
+
+pyroute2's synchronous calls don't work in a thread that runs an event loop, so a thread of its own makes them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import ip_address, summarize_address_range
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyroute2
+from pyroute2.netlink.exceptions import NetlinkError as KernelError
+
+from ipsecfast.errors import NetlinkError
+from ipsecfast.model import (
+    PROTOCOL_ICMP,
+    PROTOCOL_ICMPV6,
+    IPAddress,
+    IPNetwork,
+    Policy,
+    PolicyAction,
+    TrafficSelector,
+)
+
+T = TypeVar("T")
+
+OUR_PROTOCOL = 86  # no routing daemon uses it (iproute2's rt_protos)
+MAIN_TABLE = 254
+FIB_RULE_INVERT = 2
+SCOPE_LINK = 253
+TX_QUEUE_LENGTH = 4096  # packets; the default of 500 loses bursts that the workers would have carried
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+# Ours to decide, because the device is ours. No link-local address: nothing but tunnel traffic enters the device. Loose
+# reverse path filter: the data plane has already checked the source against the SA's selectors.
+_DEVICE_SYSCTLS = (
+    ("ipv6", "addr_gen_mode", "1"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv4", "rp_filter", "2"),
+    ("ipv4", "send_redirects", "0"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One entry of our table: into the TUN device with a preferred source, or (`throw`) back to the other tables."""
+
+    network: IPNetwork
+    source: IPAddress | None = None
+    throw: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PathToPeer:
+    """How the kernel reaches an address: our address on the way, the MTU in bytes, the device's name."""
+
+    source: IPAddress | None
+    mtu: int
+    device: str
+
+
+class Netlink:
+    """Questions to the kernel, and the thread that asks them. `close` ends the thread."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._kernel: pyroute2.IPRoute = self._thread.submit(pyroute2.IPRoute).result()
+
+    def close(self) -> None:
+        self._thread.submit(self._kernel.close).result()
+        self._thread.shutdown()
+
+    def call(self, what: str, command: Callable[[pyroute2.IPRoute], T]) -> T:
+        """Runs `command` in the thread. Raises NetlinkError: what was to be done and the kernel's reason."""
+        try:
+            return self._thread.submit(command, self._kernel).result()
+        except KernelError as error:
+            raise NetlinkError(f"can't {what}: {error.args[1] if len(error.args) > 1 else error}") from error
+        except OSError as error:
+            raise NetlinkError(f"can't {what}: {error.strerror or error}") from error
+
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """All addresses of this machine (of this network namespace)."""
+        entries = self.call("read the addresses", lambda kernel: list(kernel.get_addr()))
+        texts = (entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries)
+        return tuple(ip_address(text) for text in texts)
+
+    def link_index(self, name: str) -> int | None:
+        """The number of a device, or None if there is none of that name."""
+        found = self.call(f"look for the device {name}", lambda kernel: kernel.link_lookup(ifname=name))
+        return found[0] if found else None
+
+    def link_names(self) -> dict[int, str]:
+        links = self.call("read the devices", lambda kernel: list(kernel.get_links()))
+        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in links}
+
+    def path_to(self, address: IPAddress, mark: int) -> PathToPeer | None:
+        """The way to an address for a packet with our mark; None if there is none."""
+        try:
+            (route,) = self.call(
+                f"find the route to {address}",
+                lambda kernel: kernel.route("get", dst=str(address), family=FAMILIES[address.version], mark=mark),
+            )
+        except NetlinkError:  # ENETUNREACH, EHOSTUNREACH, or blackholed: all mean that there is no way now
+            return None
+        source = route.get_attr("RTA_PREFSRC")
+        metrics = route.get_attr("RTA_METRICS")
+        (link,) = self.call("read a device", lambda kernel: kernel.get_links(route.get_attr("RTA_OIF")))
+        mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.get_attr("IFLA_MTU")
+        return PathToPeer(ip_address(source) if source else None, mtu, link.get_attr("IFLA_IFNAME"))
+
+    def rules(self, version: int) -> list[Any]:
+        return self.call("read the rules", lambda kernel: list(kernel.get_rules(family=FAMILIES[version])))
+
+    def routes(self, version: int, table: int) -> list[Any]:
+        return self.call(
+            f"read the routing table {table}",
+            lambda kernel: list(kernel.get_routes(family=FAMILIES[version], table=table)),
+        )
+
+
+class TunNetwork:
+    """What surrounds the TUN device: link settings, routes, rules. `close` removes what was made, last made first."""
+
+    def __init__(self, netlink: Netlink, *, device: str, table: int, mark: int) -> None:
+        self.netlink = netlink
+        self.device = device
+        self.table = table
+        self.mark = mark
+        self._index = 0
+        self._rules: list[dict[str, Any]] = []
+        self._routes: dict[IPNetwork, Route] = {}
+
+    # ---- leftovers ----
+
+    def other_user(self) -> str | None:
+        """The device of another running gateway that has our routing table; None if it is free (or holds leftovers)."""
+        names = self.netlink.link_names()
+        for version in FAMILIES:
+            for route in self.netlink.routes(version, self.table):
+                name = names.get(route.get_attr("RTA_OIF"))
+                if name is not None and name != self.device:
+                    return name
+        return None
+
+    def remove_leftovers(self) -> int:
+        """Removes rules and routes that a killed run left behind; how many there were."""
+        removed = 0
+        for version, family in FAMILIES.items():
+            for rule in self.netlink.rules(version):
+                ours = rule.get_attr("FRA_PRIORITY") == self.table and rule.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL
+                if ours:
+                    self._command("remove a leftover rule", "rule", "del", **_rule_again(rule, family))
+                    removed += 1
+            for route in self.netlink.routes(version, self.table):
+                if route["proto"] == OUR_PROTOCOL:
+                    self._command("remove a leftover route", "route", "del", **_route_again(route, family, self.table))
+                    removed += 1
+        return removed
+
+    # ---- the device ----
+
+    def bring_up(self, mtu: int) -> None:
+        """Sets MTU and queue length of the (existing) device and takes it up. It vanishes with its owner's file."""
+        index = self.netlink.link_index(self.device)
+        if index is None:
+            raise NetlinkError(f"the device {self.device} has vanished")
+        self._index = index
+        for family, key, value in _DEVICE_SYSCTLS:
+            self._set_sysctl(family, key, value)
+        self._command(
+            f"take {self.device} up with MTU {mtu}", "link", "set",
+            index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, state="up",
+        )  # fmt: skip
+
+    def _set_sysctl(self, family: str, key: str, value: str) -> None:
+        path = sysctl_path(f"net.{family}.conf", self.device, key)
+        if not path.exists():  # a kernel without IPv6
+            return
+        try:
+            path.write_text(value)
+        except OSError as error:
+            raise NetlinkError(f"can't write {path}: {error.strerror}") from error
+
+    # ---- rules ----
+
+    def add_rules(self, policies: Sequence[Policy], versions: Collection[int]) -> None:
+        """The rules of the explicit policies in their order, then the one that leads to our table, for each family."""
+        for version in sorted(versions):
+            for policy in policies:
+                for selectors in _rule_selectors(policy) if policy.source.version == version else ():
+                    self._add_rule(version, **_verdict(policy), **selectors)
+            self._add_rule(version, table=self.table, fwmark=self.mark, flags=FIB_RULE_INVERT)
+
+    def _add_rule(self, version: int, **rule: Any) -> None:
+        rule |= {"family": FAMILIES[version], "priority": self.table, "protocol": OUR_PROTOCOL}
+        self._command(f"add the IPv{version} rule of table {self.table}", "rule", "add", **rule)
+        self._rules.append(rule)
+
+    # ---- routes ----
+
+    def set_routes(self, wanted: Collection[Route]) -> None:
+        """Makes our table hold exactly these routes. New ones come before old ones go: no packet misses its tunnel."""
+        by_network = {route.network: route for route in wanted}
+        for network, route in by_network.items():
+            if self._routes.get(network) != route:
+                self._command(f"add the route to {network}", "route", "replace", **self._route(route))
+                self._routes[network] = route
+        for network in [known for known in self._routes if known not in by_network]:
+            self._delete_route(self._routes.pop(network))
+
+    def _delete_route(self, route: Route) -> None:
+        self._command(f"remove the route to {route.network}", "route", "del", **self._route(route))
+
+    def _route(self, route: Route) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "family": FAMILIES[route.network.version],
+            "dst": str(route.network),
+            "table": self.table,
+            "proto": OUR_PROTOCOL,
+        }
+        if route.throw:
+            return request | {"type": "throw"}
+        if route.source is not None:
+            request["prefsrc"] = str(route.source)
+        if route.network.version == 4:
+            request["scope"] = SCOPE_LINK
+        return request | {"oif": self._index}
+
+    # ---- the end ----
+
+    def close(self) -> list[NetlinkError]:
+        """Removes routes and rules, last made first; goes on after a failure and returns what failed."""
+        failures = []
+        while self._routes:
+            failures += self._attempt(self._delete_route, self._routes.popitem()[1])
+        while self._rules:
+            failures += self._attempt(self._delete_rule, self._rules.pop())
+        return failures
+
+    def _delete_rule(self, rule: dict[str, Any]) -> None:
+        self._command(f"remove a rule of table {self.table}", "rule", "del", **rule)
+
+    def _attempt(self, action: Callable[[T], None], argument: T) -> list[NetlinkError]:
+        try:
+            action(argument)
+        except NetlinkError as error:
+            return [error]
+        return []
+
+    def _command(self, what: str, kind: str, verb: str, **arguments: Any) -> None:
+        self.netlink.call(what, lambda kernel: getattr(kernel, kind)(verb, **arguments))
+
+
+def networks_of(selector: TrafficSelector) -> tuple[IPNetwork, ...]:
+    """The prefixes that make up the selector's range of addresses."""
+    return tuple(summarize_address_range(selector.start, selector.end))
+
+
+def sysctl_path(tree: str, device: str, key: str) -> Path:
+    """`net.ipv4.conf` of a device; its name may hold dots."""
+    return Path("/proc/sys", *tree.split("."), device, key)
+
+
+def _verdict(policy: Policy) -> dict[str, Any]:
+    if policy.action is PolicyAction.BYPASS:
+        return {"table": MAIN_TABLE}
+    return {"action": "blackhole"}
+
+
+def _rule_selectors(policy: Policy) -> list[dict[str, Any]]:
+    """The policy in the words of routing rules, one for each pair of prefixes.
+
+    Rules know protocols and ports but no ICMP types and no OPAQUE ports: such a policy is the data plane's alone, and
+    acts on the packets that a route leads into the tunnel device.
+    """
+    source, destination = policy.source, policy.destination
+    protocol = source.protocol or destination.protocol
+    ports: dict[str, Any] = {"ip_proto": protocol} if protocol else {}
+    for key, end in (("sport_range", source), ("dport_range", destination)):
+        if not end.any_port:
+            if end.opaque or protocol in (0, PROTOCOL_ICMP, PROTOCOL_ICMPV6):
+                return []
+            ports[key] = f"{end.port_start}:{end.port_end}"
+    return [
+        {**_prefix("src", from_network), **_prefix("dst", to_network), **ports}
+        for from_network in networks_of(source)
+        for to_network in networks_of(destination)
+    ]
+
+
+def _prefix(key: str, network: IPNetwork) -> dict[str, str]:
+    return {key: str(network)} if network.prefixlen else {}
+
+
+def _rule_again(rule: Any, family: int) -> dict[str, Any]:
+    """A rule that the kernel told, as the request that removes it."""
+    names = {
+        "FRA_TABLE": "table", "FRA_PRIORITY": "priority", "FRA_PROTOCOL": "protocol", "FRA_FWMARK": "fwmark",
+        "FRA_IP_PROTO": "ip_proto", "FRA_SPORT_RANGE": "sport_range", "FRA_DPORT_RANGE": "dport_range",
+    }  # fmt: skip
+    request: dict[str, Any] = {"family": family, "flags": rule["flags"], "action": rule["action"]}
+    for attribute, name in names.items():
+        value = rule.get_attr(attribute)
+        if value:
+            request[name] = value
+    for attribute, name, length in (("FRA_SRC", "src", rule["src_len"]), ("FRA_DST", "dst", rule["dst_len"])):
+        if length:
+            request[name] = f"{rule.get_attr(attribute)}/{length}"
+    return request
+
+
+def _route_again(route: Any, family: int, table: int) -> dict[str, Any]:
+    everywhere = "0.0.0.0" if family == socket.AF_INET else "::"  # noqa: S104 - a prefix, not a binding
+    request = {
+        "family": family,
+        "dst": f"{route.get_attr('RTA_DST') or everywhere}/{route['dst_len']}",
+        "table": table,
+        "proto": OUR_PROTOCOL,
+        "type": route["type"],
+        "scope": route["scope"],
+    }
+    oif = route.get_attr("RTA_OIF")
+    return request | ({"oif": oif} if oif and route["type"] == 1 else {})
