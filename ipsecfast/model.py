@@ -207,6 +207,8 @@ class SaParams:
     `encryption` is the IANA transform ID of type 1 (20: ENCR_AES_GCM_16). `key` is what RFC 7296 s2.17 yields
     for it, for AES-GCM the AES key followed by 4 bytes of salt (RFC 4106 s8.1). `soft_*` and `hard_*` are counted by the
     data plane (0: unlimited). `local_ts` and `remote_ts` are from this gateway's point of view in both directions.
+    `initial_sequence` is for an SA that is taken over from elsewhere: the last sequence number that was used (outbound), or
+    the highest that was accepted, with all before it (inbound). A new SA has 0.
     """
 
     spi: int
@@ -227,6 +229,7 @@ class SaParams:
     copy_df: bool = True
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
+    initial_sequence: int = 0
 
 
 # What the data plane tells the control plane. The C table csrc/tables/events.def has one entry for each.

@@ -95,6 +95,7 @@ struct ipsf_sa_params {
 	const struct ipsf_selector *local_ts, *remote_ts;
 	uint32_t n_local_ts, n_remote_ts;
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
+	uint64_t initial_sequence; /* an SA that is taken over: the last number used, or the top of the window; 0: a new SA */
 };
 
 /* ---- library: arrays of packets ---- */
