@@ -16,6 +16,7 @@ ESP_SPI_LENGTH = 4
 HEADER_LENGTH = 28
 GENERIC_HEADER_LENGTH = 4
 MIN_NONCE, MAX_NONCE = 16, 256
+MAX_CLEAR_LENGTH = 8192  # RFC 7296 s2 asks for 3000; what a stranger makes us parse stays cheap
 
 
 class PayloadType(IntEnum):

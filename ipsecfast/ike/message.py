@@ -12,6 +12,7 @@ from ipsecfast.ike.constants import (
     GENERIC_HEADER_LENGTH,
     HEADER_LENGTH,
     MAJOR_VERSION,
+    MAX_CLEAR_LENGTH,
     SPI_LENGTH,
     Flags,
     IntegrityError,
@@ -118,12 +119,14 @@ def parse_header(data: bytes) -> Header:
 
 
 def parse_message(data: bytes) -> Message:
-    """An unprotected message (IKE_SA_INIT, or an error notify for an IKE SA that does not exist).
+    """An unprotected message (IKE_SA_INIT, or an error notify for an IKE SA that does not exist), not overlong.
 
     Raises:
         InvalidSyntax, InvalidMajorVersion, UnsupportedCriticalPayload.
     """
     header = parse_header(data)
+    if len(data) > MAX_CLEAR_LENGTH:
+        raise InvalidSyntax(f"an unprotected message of {len(data)} octets; {MAX_CLEAR_LENGTH} are accepted")
     return _message(header, _parse_chain(header.next_payload, data[HEADER_LENGTH:]))
 
 
@@ -257,9 +260,9 @@ def _encode_header(message: Message, next_payload: int, body_length: int) -> byt
 
 def _encode_chain(payloads: tuple[Payload, ...]) -> bytes:
     chain = b""
-    for payload, following in zip(payloads, (*payloads[1:], None), strict=True):
+    for index, payload in enumerate(payloads):
         body = payload.encode()
+        following = _first_type(payloads[index + 1 :])
         critical = CRITICAL if isinstance(payload, UnknownPayload) and payload.critical else 0
-        next_type = following.type if following else PayloadType.NONE
-        chain += GENERIC_HEADER.pack(next_type, critical, GENERIC_HEADER_LENGTH + len(body)) + body
+        chain += GENERIC_HEADER.pack(following, critical, GENERIC_HEADER_LENGTH + len(body)) + body
     return chain
