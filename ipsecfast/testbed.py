@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ipsecfast.control import Command, Verb, send_command
 from ipsecfast.netns import Addresses, Namespace, stop
 
 SECRET = "only for the demo and the tests, not a secret"  # noqa: S105 (that is the point)
@@ -113,19 +115,19 @@ class GatewayProcess:
             raise TestbedError(f"the gateway ended with {self.process.returncode}:\n{self.log_text()}")
         return self.control.exists()
 
-    def command(self, *arguments: str, timeout: float = 30.0) -> str:
-        """An `ipsecfast` command to this gateway; what it printed. Raises TestbedError if it failed."""
-        command = [*PROGRAM, arguments[0], "--control", str(self.control), *arguments[1:]]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
-        )
-        if done.returncode:
-            text = f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}\n{self.log_text()}"
-            raise TestbedError(text)
-        return done.stdout
+    def command(self, verb: str, connection: str = "", child: str = "", *, timeout: float = 20.0) -> dict[str, Any]:
+        """A command over the control socket, as the command line sends it; its answer.
+
+        Raises TestbedError if the gateway refused, with its sentence and all that it said before.
+        """
+        lines = list(send_command(str(self.control), Command(Verb(verb), connection, child, timeout)))
+        if not lines[-1]["ok"]:
+            said = [line["notice"] for line in lines[:-1]] + [lines[-1]["error"]]
+            raise TestbedError(f"{verb} {connection} {child}: " + "; ".join(said))
+        return lines[-1]
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.command("status", "--json"))
+        status: dict[str, Any] = self.command("status")["status"]
         return status
 
     def log_text(self) -> str:
@@ -153,6 +155,16 @@ class Figures:
     @property
     def last(self) -> dict[str, Any]:
         return self.lines[-1] if self.lines else {}
+
+    def await_first(self, key: str, what: str) -> None:
+        """Waits until the figure `key` is above 0; raises TestbedError if the program ends before."""
+
+        def seen() -> bool:
+            if not self.last.get(key) and self.process.poll() is not None:
+                raise TestbedError(f"{what}: {self.process.args!r} ended with {self.process.returncode}")
+            return bool(self.last.get(key))
+
+        wait_for(what, seen, seconds=20)
 
     def finish(self) -> dict[str, Any]:
         """Tells the program to stop and returns its last figures."""
@@ -207,10 +219,10 @@ class NumberedFlow:
         where = [address, str(port)]
         listen = destination.start([*TRAFFIC, "udp-receive", *where], stdout=subprocess.PIPE)
         self._receiver = Figures(listen)
-        wait_for("the receiver listens", lambda: self._receiver.last, seconds=20)
+        self._receiver.await_first("seconds", "the receiver listens")
         send = [*TRAFFIC, "udp-send", *where, "--rate", str(rate), "--size", str(size)]
         self._sender = Figures(source.start(send, stdout=subprocess.PIPE))
-        wait_for("packets arrive", lambda: self._receiver.last.get("received"), seconds=20)
+        self._receiver.await_first("received", "packets arrive")
 
     @property
     def received(self) -> int:
@@ -228,3 +240,35 @@ class NumberedFlow:
             longest_gap=got["longest_gap"],
             seconds=sent["seconds"],
         )
+
+
+class SteadyPing:
+    """Echo requests, twenty a second, from construction to `finish`."""
+
+    def __init__(self, source: Namespace, address: str) -> None:
+        command = [*TRAFFIC, "ping", address, "0", "--rate", "20"]
+        self._figures = Figures(source.start(command, stdout=subprocess.PIPE))
+        self._figures.await_first("answered", "pings are answered")
+
+    def finish(self) -> int:
+        """How many had no answer."""
+        last = self._figures.finish()
+        return int(last["sent"] - last["answered"])
+
+
+class Stream:
+    """A TCP stream, from construction to `finish`. Without `destination` somebody listens already."""
+
+    def __init__(self, source: Namespace, destination: Namespace | None, address: str, *, port: int = 7001) -> None:
+        where = [address, str(port)]
+        if destination is not None:
+            sink = Figures(destination.start([*TRAFFIC, "tcp-receive", *where], stdout=subprocess.PIPE))
+            sink.await_first("seconds", "the receiver listens")
+        self._sender = Figures(source.start([*TRAFFIC, "tcp-send", *where], stdout=subprocess.PIPE))
+        self._sender.await_first("bytes", "the stream runs")
+
+    def finish(self) -> list[int]:
+        """The bytes sent in each half second."""
+        self._sender.finish()
+        totals = [0, *(line["bytes"] for line in self._sender.lines[:-1])]
+        return [after - before for before, after in pairwise(totals)]

@@ -263,7 +263,7 @@ def ping(
         for sequence in range(count):
             body = struct.pack("!HH", os.getpid() & 0xFFFF, sequence) + bytes(size)
             sent = time.monotonic()
-            sock.send(_icmp(version, request, body))
+            sock.send(icmp_message(version, request, body))
             times.append(_await_reply(sock, version, reply, body, sent, timeout))
             if sequence + 1 < count:
                 time.sleep(max(0.0, interval - (time.monotonic() - sent)))
@@ -298,7 +298,7 @@ def _await_reply(
     return None
 
 
-def _icmp(version: int, kind: int, body: bytes) -> bytes:
+def icmp_message(version: int, kind: int, body: bytes) -> bytes:
     """An ICMP message; the kernel fills the checksum of ICMPv6, ours is that of RFC 792."""
     message = struct.pack("!BBH", kind, 0, 0) + body
     if version == 6:

@@ -1,0 +1,98 @@
+"""The topologies of the interop tests, each made once for the tests of a module. They need root and /dev/net/tun."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import linux_guest
+import pytest
+import strongswan
+from linux_guest import LinuxGuest
+from strongswan import StrongSwan
+
+from ipsecfast.netns import A, B, Namespace, Site, TwoSites
+from ipsecfast.testbed import GatewayProcess
+
+StartGateway = Callable[[Namespace, Mapping[str, Any]], GatewayProcess]
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """Skips where no namespaces can be made."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        pytest.skip("there is no /dev/net/tun to open")
+
+
+@pytest.fixture(scope="module")
+def sites(namespaces: None) -> Iterator[TwoSites]:
+    with TwoSites() as topology:
+        yield topology
+
+
+@pytest.fixture
+def start_gateway() -> Iterator[StartGateway]:
+    """Starts gateways; they end with the test, and what they logged is shown if it failed."""
+    started: list[GatewayProcess] = []
+    with tempfile.TemporaryDirectory(prefix="ipsecfast-") as folder:  # short: the path of a socket has 107 bytes
+
+        def start(place: Namespace, config: Mapping[str, Any]) -> GatewayProcess:
+            gateway = GatewayProcess(place, Path(folder, str(len(started))), config)
+            started.append(gateway)
+            return gateway
+
+        yield start
+        for gateway in started:
+            gateway.close()
+            print(f"---- {gateway.log}\n{gateway.log_text()}")
+
+
+@pytest.fixture(scope="module")
+def strongswan_b(sites: TwoSites, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrongSwan]:
+    """strongSwan with its own ESP as gateway B."""
+    reason = strongswan.missing(libipsec=True)
+    if reason:
+        pytest.skip(reason)
+    daemon = strongswan.in_namespace(sites.b.gateway, tmp_path_factory.mktemp("charon"))
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture(scope="module")
+def site_a(namespaces: None) -> Iterator[Site]:
+    """Host A and gateway A; the other end is the guest."""
+    site = Site(A)
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def guest(site_a: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LinuxGuest]:
+    """A Linux kernel as gateway B and host B in one: its dummy0 has the addresses of host B."""
+    reason = linux_guest.missing()
+    if reason:
+        pytest.skip(reason)
+    kernel = LinuxGuest(site_a.gateway, tmp_path_factory.mktemp("guest"))
+    site_a.add_outer_addresses()
+    for address, length in zip(B.outer, (24, 64), strict=True):
+        kernel.run("ip", "address", "add", f"{address}/{length}", "dev", "vec0")
+    for address, length in zip(B.host, (24, 64), strict=True):
+        kernel.run("ip", "address", "add", f"{address}/{length}", "dev", "dummy0")
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture(scope="module")
+def strongswan_guest(guest: LinuxGuest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrongSwan]:
+    """strongSwan with the kernel's ESP in the guest."""
+    reason = strongswan.missing(libipsec=False)
+    if reason:
+        pytest.skip(reason)
+    daemon = strongswan.in_guest(guest, tmp_path_factory.mktemp("charon"))
+    yield daemon
+    daemon.close()

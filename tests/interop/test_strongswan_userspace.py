@@ -1,0 +1,121 @@
+"""strongSwan 5.9 with its own ESP in user space at the other end: ESP in UDP, because it pretends a NAT.
+
+    host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libipsec --- host B
+    10.1.0.2             192.0.2.1                   192.0.2.2                              10.2.0.2
+    fd00:a::2                                                                               fd00:b::2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connection
+from conftest import StartGateway
+from strongswan import StrongSwan
+
+from ipsecfast.netns import B, TwoSites
+from ipsecfast.testbed import TRAFFIC, TestbedError
+
+PFS = {"ours": ["aes128gcm16-x25519"], "theirs": "aes128gcm16-x25519"}
+PLAIN = {"ours": ["aes128gcm16"], "theirs": "aes128gcm16"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sinks(sites: TwoSites) -> None:
+    """Host B takes TCP streams on both addresses."""
+    for address in B.host:
+        sites.b.host.start([*TRAFFIC, "tcp-receive", address, "7001"], stdout=-3)
+
+
+@pytest.fixture
+def tunnel(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan) -> Iterator[Tunnel]:
+    strongswan_b.load(their_connection(inner=(4, 6)))
+    yield Tunnel(start_gateway(sites.a.gateway, our_config(inner=(4, 6))), strongswan_b, sites.a.host)
+    strongswan_b.swanctl("--terminate", "--ike", "net", "--force", check=False)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_up_and_deleted_from_both_sides(tunnel: Tunnel, side: str) -> None:
+    tunnel.up(side)
+    child = tunnel.ours.expect_child()
+    assert child.udp_encap
+    tunnel.answers(*B.host)
+    tunnel.down(OURS if side == THEIRS else THEIRS)
+    tunnel.up(side)
+    tunnel.answers(*B.host)
+    tunnel.down(side, "child")
+
+
+@pytest.mark.parametrize("esp", [PLAIN, PFS], ids=["no-pfs", "pfs"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_rekeys_under_ping_and_tcp(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, esp: dict[str, str], version: int
+) -> None:
+    strongswan_b.load(their_connection(inner=(4, 6), esp_proposals=esp["theirs"]))
+    ours = start_gateway(sites.a.gateway, our_config(inner=(4, 6), child={"esp_proposals": esp["ours"]}))
+    tunnel = Tunnel(ours, strongswan_b, sites.a.host)
+    tunnel.up(OURS if version == 4 else THEIRS)
+    tunnel.rekeys_under_traffic(B.host[0 if version == 4 else 1])
+    tunnel.down(OURS)
+
+
+@pytest.mark.parametrize(
+    "ike",
+    [
+        "aes128gcm16-prfsha256-x25519",
+        "aes256gcm16-prfsha384-ecp384",
+        "aes128gcm16-prfsha256-ecp256",
+        "aes256-sha256-modp2048",
+        "aes128-sha512-modp3072",
+    ],
+)
+def test_ike_algorithms(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, ike: str
+) -> None:
+    strongswan_b.load(their_connection(proposals=ike, esp_proposals="aes256gcm16"))
+    config = our_config(connection={"proposals": [ike]}, child={"esp_proposals": ["aes256gcm16"]})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(OURS)
+    tunnel.rekey("ike", OURS)
+    tunnel.answers(B.host[0])
+    tunnel.down(THEIRS)
+
+
+def test_group_is_corrected(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan) -> None:
+    """INVALID_KE_PAYLOAD (RFC 7296 s1.2): our first guess is x25519, strongSwan takes ECP-256 alone."""
+    strongswan_b.load(their_connection(proposals="aes128gcm16-prfsha256-ecp256"))
+    config = our_config(connection={"proposals": ["aes128gcm16-prfsha256-x25519-ecp256"]})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(OURS)
+    tunnel.answers(B.host[0])
+    tunnel.down(OURS)
+
+
+def test_selectors_are_narrowed(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan) -> None:
+    strongswan_b.load(their_connection(local_ts="10.2.0.0/25", remote_ts="10.0.0.0/8"))
+    tunnel = Tunnel(start_gateway(sites.a.gateway, our_config()), strongswan_b, sites.a.host)
+    tunnel.up(OURS)
+    assert tunnel.ours.expect_child().remote_ts == ("10.2.0.0/25",)
+    tunnel.answers(B.host[0])
+    tunnel.down(OURS)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "notify"),
+    [
+        ({"secret": "another one"}, "AUTHENTICATION_FAILED"),
+        ({"proposals": "aes256gcm16-prfsha384-ecp384"}, "NO_PROPOSAL_CHOSEN"),
+        ({"esp_proposals": "aes256gcm16"}, "NO_PROPOSAL_CHOSEN"),
+        ({"local_ts": "10.77.0.0/24"}, "TS_UNACCEPTABLE"),
+    ],
+)
+def test_refusals_are_named(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, theirs: dict[str, str], notify: str
+) -> None:
+    strongswan_b.load(their_connection(**theirs))
+    ours = start_gateway(sites.a.gateway, our_config(child={"esp_proposals": ["aes128gcm16"]}))
+    with pytest.raises(TestbedError, match=notify):
+        ours.command("initiate", "net")
+    assert ours.child() is None
+    strongswan_b.swanctl("--terminate", "--ike", "net", "--force", check=False)
