@@ -205,10 +205,10 @@ class SaParams:
     """One ESP SA, one direction, as negotiated: the value that travels from IKE to the data plane.
 
     `encryption` is the IANA transform ID of type 1 (20: ENCR_AES_GCM_16). `key` is what RFC 7296 s2.17 yields
-    for it, for AES-GCM the AES key followed by 4 bytes of salt (RFC 4106 s8.1). `soft_*` and `hard_*` are counted by the
-    data plane (0: unlimited). `local_ts` and `remote_ts` are from this gateway's point of view in both directions.
-    `initial_sequence` is for an SA that is taken over from elsewhere: the last sequence number that was used (outbound), or
-    the highest that was accepted, with all before it (inbound). A new SA has 0.
+    for it, for AES-GCM the AES key followed by 4 bytes of salt (RFC 4106 s8.1). `soft_*` and `hard_*` are counted by
+    the data plane (0: unlimited). `local_ts` and `remote_ts` are from this gateway's point of view in both directions.
+    `initial_sequence` is for an SA that is taken over from elsewhere: the last sequence number that was used
+    (outbound), or the highest that was accepted, with all before it (inbound). A new SA has 0.
     """
 
     spi: int
@@ -261,7 +261,7 @@ class PeerMoved:
 
 @dataclass(frozen=True, slots=True)
 class SoftLifetime:
-    """An SA passed its soft limit of bytes or packets, or three quarters of its sequence numbers. Inbound or outbound."""
+    """An SA passed its soft limit of bytes or packets, or three quarters of its sequence numbers, in or out."""
 
     reqid: int
     spi: int
@@ -344,10 +344,10 @@ class ProtocolId(WireEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Transform:
-    """One algorithm of a proposal: type, IANA number, key length in bits (0: the algorithm has no Key Length attribute).
+    """One algorithm of a proposal: type, IANA number, key length in bits (0: it has no Key Length attribute).
 
-    `other_attributes` holds attributes that we don't understand, as they stand on the wire: a transform with any of them
-    equals none that we configured, as RFC 7296 s3.3.6 wants.
+    `other_attributes` holds attributes that we don't understand, as they stand on the wire: a transform with any of
+    them equals none that we configured, as RFC 7296 s3.3.6 wants.
     """
 
     type: TransformType
@@ -368,7 +368,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """An IKE identity (RFC 7296 s3.5): ID type and its bytes as they stand on the wire. Equal identities are equal bytes."""
+    """An IKE identity (RFC 7296 s3.5): ID type and its bytes as on the wire. Equal identities are equal bytes."""
 
     type: int
     data: bytes
@@ -376,7 +376,11 @@ class Identity:
     def __str__(self) -> str:
         if self.type in (1, 5) and len(self.data) in (4, 16):
             return str(ip_address(self.data))
-        return self.data.decode("utf-8", "backslashreplace") if self.type in (2, 3) else f"keyid:{self.data.hex()}"
+        if self.type not in (2, 3):
+            return f"keyid:{self.data.hex()}"
+        text = self.data.decode("utf-8", "backslashreplace")
+        # A stranger chose these octets and they stand in logs: no new lines, no control sequences.
+        return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,3 +244,14 @@ def test_notify_of_a_child_sa() -> None:
 def test_delete_as_rfc_7296_draws_it() -> None:
     assert DeletePayload(ProtocolId.IKE).encode() == hexed("01 00 00 00")
     assert DeletePayload(ProtocolId.ESP, (b"abcd", b"efgh")).encode() == hexed("03 04 00 02") + b"abcdefgh"
+
+
+@pytest.mark.parametrize("name", [b"a\nForged line", b"\x1b[2J", b"\xff\xfe", "a\u202eb".encode(), b"\0"])
+def test_an_identity_cannot_write_into_a_log(name: bytes) -> None:
+    shown = str(IdPayload.parse(b"\x02\0\0\0" + name).identity)
+    assert shown.isprintable()
+    assert "\\" in shown
+
+
+def test_a_name_is_shown_as_it_is() -> None:
+    assert str(IdPayload.parse(b"\x02\0\0\0" + "gä.test".encode()).identity) == "gä.test"
