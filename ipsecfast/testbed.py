@@ -34,7 +34,7 @@ class TestbedError(RuntimeError):
     __test__ = False  # pytest: not a test
 
 
-def wait_for(what: str, probe: Callable[[], Value], *, seconds: float = 10.0, every: float = 0.05) -> Value:
+def wait_for(what: str, probe: Callable[[], Value | None], *, seconds: float = 10.0, every: float = 0.05) -> Value:
     """Calls `probe` until it returns something true; raises TestbedError with the last answer after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -94,6 +94,45 @@ def tunnel_config(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class ChildView:
+    """The newest Child SA of the first connection, as `ipsecfast status` tells it. SPIs are hexadecimal digits."""
+
+    ike_spi: str
+    ike_algorithms: str
+    spi_in: str
+    spi_out: str
+    algorithms: str
+    esn: bool
+    udp_encap: bool
+    remote_ts: tuple[str, ...]
+    packets: int
+    octets: int
+    drops: int
+
+
+def newest_child(status: Mapping[str, Any]) -> ChildView | None:
+    """None while there is no Child SA that carries packets out."""
+    pairs = [(ike, child) for ike in status["connections"][0]["ike_sas"] for child in ike["child_sas"]]
+    ready = [(ike, child) for ike, child in pairs if child["state"] == "installed" and child["outbound"] == "active"]
+    if not ready:
+        return None
+    ike, child = ready[-1]
+    return ChildView(
+        ike_spi=ike["spi_i"],
+        ike_algorithms=ike["proposal"],
+        spi_in=child["spi_in"],
+        spi_out=child["spi_out"],
+        algorithms=child["proposal"],
+        esn=child["esn"],
+        udp_encap=child["udp_encap"],
+        remote_ts=tuple(child["remote_ts"]),
+        packets=sum(one[way]["packets"] for _, one in pairs for way in ("in", "out")),
+        octets=sum(one[way]["bytes"] for _, one in pairs for way in ("in", "out")),
+        drops=sum(status["drops"].values()),
+    )
+
+
 class GatewayProcess:
     """One `ipsecfast run` in a namespace; ready for commands when the constructor returns."""
 
@@ -129,6 +168,17 @@ class GatewayProcess:
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.command("status")["status"]
         return status
+
+    def child(self) -> ChildView | None:
+        return newest_child(self.status())
+
+    def expect_child(self) -> ChildView:
+        return wait_for("a Child SA", self.child)
+
+    def counts(self) -> tuple[int, int]:
+        """IKE SAs and Child SAs of all connections, in whatever state."""
+        ike_sas = [ike for connection in self.status()["connections"] for ike in connection["ike_sas"]]
+        return len(ike_sas), sum(len(ike["child_sas"]) for ike in ike_sas)
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")

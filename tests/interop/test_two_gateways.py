@@ -71,15 +71,15 @@ def test_trap_keeps_the_first_packet(sites: TwoSites, start_gateway: StartGatewa
     pair = Pair(sites, start_gateway, child={"start_action": "trap"})
     assert pair.a.child() is None
     assert None not in pair.ping(count=1, timeout=5.0)
-    assert pair.a.expect_child().total_packets >= 2
+    assert pair.a.expect_child().packets >= 2
 
 
 def test_transport_mode(sites: TwoSites, start_gateway: StartGateway) -> None:
     transport = {"mode": "transport", "local_ts": ["dynamic"], "remote_ts": ["dynamic"]}
     pair = Pair(sites, start_gateway, child=transport).up()
-    before = pair.b.expect_child().total_packets
+    before = pair.b.expect_child().packets
     assert None not in sites.a.gateway.run(ping, B.outer[0], 3, 0.05)
-    assert pair.b.expect_child().total_packets >= before + 6
+    assert pair.b.expect_child().packets >= before + 6
 
 
 @pytest.mark.parametrize("side", ["initiator", "responder"])
