@@ -1,0 +1,58 @@
+/*
+ * The SPD for outbound packets (RFC 4301 s4.4.1): an immutable compiled snapshot, and a cache of exact flows a worker.
+ *
+ * A snapshot is made by the control thread, read by every worker between two of its epoch ticks, and never changes.
+ * A flow cache belongs to one worker; its entries carry the snapshot's generation, so a new snapshot empties it at once.
+ */
+#ifndef IPSF_SPD_H
+#define IPSF_SPD_H
+
+#include "packet.h"
+
+/* What a packet shows of its ports. */
+enum ipsf_ports {
+	IPSF_PORTS_KNOWN,
+	IPSF_PORTS_NONE,   /* the protocol has none */
+	IPSF_PORTS_HIDDEN, /* a later fragment: they stood in the first one */
+};
+
+/* What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise. */
+struct ipsf_flow {
+	uint8_t source[16], destination[16];
+	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both; 0 unless known */
+	uint8_t version, protocol, ports;       /* ports: enum ipsf_ports */
+	uint8_t zero;
+};
+static_assert(sizeof(struct ipsf_flow) == 40, "a flow is five words");
+
+struct ipsf_decision {
+	int32_t index;  /* of the policy, -1: none matched */
+	uint32_t reqid; /* PROTECT */
+	uint8_t action; /* enum ipsf_action */
+	uint8_t flags;  /* IPSF_POLICY_HOLD */
+	uint8_t drop;   /* enum ipsf_drop: NO_POLICY, POLICY_DISCARD, FRAGMENT, or NONE */
+	uint8_t zero;
+	uint32_t zero2;
+};
+
+/* The flow of a parsed packet (ip.h). */
+void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow);
+
+/*
+ * The first policy that matches. A later fragment matches by addresses and protocol; if the first such policy asks for ports,
+ * the answer is FRAGMENT, for the ports that would decide can't be seen (RFC 4301 s7).
+ */
+struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ipsf_flow *flow);
+/* No two snapshots of a process have the same. Never 0. */
+uint64_t ipsf_spd_generation(const struct ipsf_spd *spd);
+
+struct ipsf_flow_cache;
+
+/* A cache of 2 << size_log2 flows; seed: random, so that nobody outside can choose flows that collide. IPSF_ENOMEM. */
+IPSF_MUST_CHECK int ipsf_flow_cache_new(unsigned size_log2, uint64_t seed, struct ipsf_flow_cache **cache);
+void ipsf_flow_cache_free(struct ipsf_flow_cache *cache);
+/* ipsf_spd_lookup(), remembered. */
+struct ipsf_decision ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd,
+					    const struct ipsf_flow *flow);
+
+#endif

@@ -1,0 +1,280 @@
+/* The compiled SPD beside the ordered list that it stands for; the flow cache beside the SPD; what is refused. */
+#include "spd.h"
+
+#include <time.h>
+
+#include "check.h"
+
+static uint64_t seed;
+
+static uint32_t below(uint32_t n)
+{
+	return (uint32_t)(test_random(&seed) % n);
+}
+
+static bool address_in(const struct ipsf_selector *s, const uint8_t address[16])
+{
+	const size_t n = s->first.version == 6 ? 16 : 4;
+	return memcmp(s->first.bytes, address, n) <= 0 && memcmp(address, s->last.bytes, n) <= 0;
+}
+
+static bool ports_free(const struct ipsf_selector *s)
+{
+	return (s->port_first == 0 && s->port_last == 65535) || (s->port_first == 65535 && s->port_last == 0);
+}
+
+/* RFC 4301 s4.4.1: the list in its order, as plain as can be. -1: none; *fragment: ports decide, but are hidden. */
+static int32_t oracle(const struct ipsf_policy *policies, size_t n, const struct ipsf_flow *flow, bool *fragment)
+{
+	*fragment = false;
+	for (size_t i = 0; i < n; i++) {
+		const struct ipsf_selector *s = &policies[i].source, *d = &policies[i].destination;
+		if (s->first.version != flow->version || !address_in(s, flow->source) || !address_in(d, flow->destination))
+			continue;
+		if ((s->protocol && s->protocol != flow->protocol) || (d->protocol && d->protocol != flow->protocol))
+			continue;
+		const bool free_ports = ports_free(s) && ports_free(d);
+		if (flow->ports == IPSF_PORTS_HIDDEN) {
+			*fragment = !free_ports;
+			return (int32_t)i;
+		}
+		if (flow->ports == IPSF_PORTS_NONE ? free_ports :
+		    s->port_first <= flow->source_port && flow->source_port <= s->port_last &&
+		    d->port_first <= flow->destination_port && flow->destination_port <= d->port_last)
+			return (int32_t)i;
+	}
+	return -1;
+}
+
+/* Addresses out of a small, clustered world, so that policies overlap and packets hit. */
+static void random_address(uint8_t version, struct ipsf_addr *address)
+{
+	memset(address, 0, sizeof *address);
+	address->version = version;
+	address->bytes[0] = (uint8_t)(10 + below(2));
+	const unsigned n = version == 6 ? 16 : 4;
+	for (unsigned i = 1; i < n; i++)
+		address->bytes[i] = (uint8_t)(below(4) == 0 ? below(256) : below(3));
+}
+
+static void random_range(uint8_t version, struct ipsf_selector *s)
+{
+	const unsigned bits = version == 6 ? 128 : 32;
+	random_address(version, &s->first);
+	if (below(4) == 0) { /* any two ends */
+		random_address(version, &s->last);
+		if (memcmp(s->first.bytes, s->last.bytes, 16) > 0) {
+			const struct ipsf_addr swap = s->first;
+			s->first = s->last;
+			s->last = swap;
+		}
+		return;
+	}
+	const unsigned length = below(5) == 0 ? 0 : below(3) == 0 ? bits : below(bits + 1);
+	s->last = s->first;
+	for (unsigned bit = length; bit < bits; bit++) {
+		s->first.bytes[bit / 8] &= (uint8_t)~(0x80u >> bit % 8);
+		s->last.bytes[bit / 8] |= (uint8_t)(0x80u >> bit % 8);
+	}
+}
+
+static void random_ports(struct ipsf_selector *s)
+{
+	s->port_first = 0;
+	s->port_last = 65535;
+	switch (below(6)) {
+	case 0: s->port_first = s->port_last = (uint16_t)below(8); break;
+	case 1: s->port_last = (uint16_t)(s->port_first = (uint16_t)below(6), s->port_first + below(60000)); break;
+	case 2: s->port_first = 65535; s->port_last = 0; break;
+	default: break;
+	}
+}
+
+static void random_policy(struct ipsf_policy *policy)
+{
+	static const uint8_t protocols[] = {0, 0, 0, 1, 6, 17, 50, 58};
+	const uint8_t version = below(2) ? 4 : 6;
+	memset(policy, 0, sizeof *policy);
+	random_range(version, &policy->source);
+	random_range(version, &policy->destination);
+	policy->source.protocol = policy->destination.protocol = protocols[below(sizeof protocols)];
+	random_ports(&policy->source);
+	random_ports(&policy->destination);
+	policy->action = (uint8_t)below(3);
+	policy->reqid = 1 + below(1000);
+}
+
+static void random_flow(struct ipsf_flow *flow)
+{
+	static const uint8_t protocols[] = {1, 6, 17, 50, 58, 47};
+	struct ipsf_addr source, destination;
+	memset(flow, 0, sizeof *flow);
+	flow->version = below(2) ? 4 : 6;
+	random_address(flow->version, &source);
+	random_address(flow->version, &destination);
+	memcpy(flow->source, source.bytes, 16);
+	memcpy(flow->destination, destination.bytes, 16);
+	flow->protocol = protocols[below(sizeof protocols)];
+	flow->ports = below(8) == 0 ? IPSF_PORTS_HIDDEN : flow->protocol == 50 || flow->protocol == 47 ? IPSF_PORTS_NONE : IPSF_PORTS_KNOWN;
+	if (flow->ports == IPSF_PORTS_KNOWN) {
+		flow->source_port = (uint16_t)(below(3) ? below(10) : below(65536));
+		flow->destination_port = (uint16_t)(below(3) ? below(10) : below(65536));
+	}
+}
+
+static uint8_t expected_drop(const struct ipsf_policy *policies, int32_t index, bool fragment)
+{
+	if (index < 0)
+		return IPSF_DROP_NO_POLICY;
+	if (fragment)
+		return IPSF_DROP_FRAGMENT;
+	return policies[index].action == IPSF_DISCARD ? IPSF_DROP_POLICY_DISCARD : IPSF_DROP_NONE;
+}
+
+static void compare(const struct ipsf_policy *policies, size_t n, unsigned flows, unsigned *hits)
+{
+	struct ipsf_spd *spd;
+	struct ipsf_flow_cache *cache;
+	CHECK(ipsf_spd_compile(policies, n, &spd) == IPSF_OK);
+	CHECK(ipsf_flow_cache_new(4, test_random(&seed), &cache) == IPSF_OK);
+	CHECK(ipsf_spd_count(spd) == n);
+	struct ipsf_flow flow;
+	for (unsigned i = 0; i < flows; i++) {
+		bool fragment;
+		if (i % 3 != 2) /* every third is asked again: from the cache */
+			random_flow(&flow);
+		const int32_t index = oracle(policies, n, &flow, &fragment);
+		const struct ipsf_decision plain = ipsf_spd_lookup(spd, &flow);
+		const struct ipsf_decision cached = ipsf_flow_cache_lookup(cache, spd, &flow);
+		CHECK(plain.index == index);
+		CHECK(plain.drop == expected_drop(policies, index, fragment));
+		CHECK(index < 0 || (plain.reqid == policies[index].reqid && plain.action == policies[index].action));
+		CHECK(memcmp(&plain, &cached, sizeof plain) == 0);
+		*hits += index >= 0;
+	}
+	ipsf_flow_cache_free(cache);
+	ipsf_spd_free(spd);
+}
+
+static void against_the_list(void)
+{
+	static struct ipsf_policy policies[1000];
+	static const size_t sizes[] = {0, 1, 2, 3, 5, 8, 20, 50, 200, 1000};
+	unsigned hits = 0;
+	for (unsigned round = 0; round < 60; round++) {
+		const size_t n = sizes[round % 10];
+		for (size_t i = 0; i < n; i++)
+			random_policy(&policies[i]);
+		compare(policies, n, 1000, &hits);
+	}
+	CHECK(hits > 10000);
+}
+
+static struct ipsf_policy any_to_any(void)
+{
+	struct ipsf_policy policy = {.action = IPSF_PROTECT, .reqid = 1};
+	policy.source.first.version = policy.source.last.version = 4;
+	memset(policy.source.last.bytes, 255, 4);
+	policy.source.port_last = 65535;
+	policy.destination = policy.source;
+	return policy;
+}
+
+static void refused(void)
+{
+	struct ipsf_spd *spd = NULL;
+	struct ipsf_policy policy = any_to_any();
+	policy.source.last.version = 6;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.destination.first.version = policy.destination.last.version = 6;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.source.first.bytes[0] = 11;
+	policy.source.last.bytes[0] = 10;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.source.port_first = 5;
+	policy.source.port_last = 4;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.action = 3;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.reqid = 0;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	policy = any_to_any();
+	policy.source.protocol = 6;
+	policy.destination.protocol = 17;
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_EINVAL);
+	CHECK(spd == NULL);
+}
+
+/* A new snapshot empties the cache: what the old one said is never heard again. */
+static void generations(void)
+{
+	struct ipsf_policy policy = any_to_any();
+	struct ipsf_spd *first, *second;
+	struct ipsf_flow_cache *cache;
+	const struct ipsf_flow flow = {.version = 4, .protocol = 17};
+	CHECK(ipsf_spd_compile(&policy, 1, &first) == IPSF_OK);
+	policy.action = IPSF_DISCARD;
+	CHECK(ipsf_spd_compile(&policy, 1, &second) == IPSF_OK);
+	CHECK(ipsf_flow_cache_new(8, 1, &cache) == IPSF_OK);
+	CHECK(ipsf_spd_generation(first) != ipsf_spd_generation(second));
+	for (unsigned i = 0; i < 3; i++) {
+		CHECK(ipsf_flow_cache_lookup(cache, first, &flow).action == IPSF_PROTECT);
+		CHECK(ipsf_flow_cache_lookup(cache, second, &flow).action == IPSF_DISCARD);
+	}
+	ipsf_flow_cache_free(cache);
+	ipsf_spd_free(first);
+	ipsf_spd_free(second);
+}
+
+static void arrays(void)
+{
+	const struct ipsf_policy policy = any_to_any();
+	struct ipsf_spd *spd;
+	const uint8_t addresses[32] = {10, 0, 0, 1};
+	const uint8_t protocols[2] = {6, 50};
+	const uint16_t ports[2] = {80, 0};
+	int32_t out[2] = {7, 7};
+	CHECK(ipsf_spd_compile(&policy, 1, &spd) == IPSF_OK);
+	ipsf_spd_lookup_array(spd, 4, addresses, addresses, protocols, ports, ports, 2, out);
+	CHECK(out[0] == 0 && out[1] == 0);
+	ipsf_spd_lookup_array(spd, 6, addresses, addresses, protocols, ports, ports, 2, out);
+	CHECK(out[0] == -1 && out[1] == -1);
+	ipsf_spd_free(spd);
+}
+
+/* What a packet's descriptor says becomes a flow; a later fragment and a protocol without ports show none. */
+static void flows_of_packets(void)
+{
+	uint8_t bytes[40] = {0x45};
+	bytes[12] = 10;
+	bytes[16] = 11;
+	struct ipsf_packet packet = {.data = bytes, .length = 40, .version = 4, .protocol = 17, .source_port = 5, .destination_port = 6};
+	struct ipsf_flow flow;
+	ipsf_flow_of(&packet, &flow);
+	CHECK(flow.source[0] == 10 && flow.destination[0] == 11 && flow.ports == IPSF_PORTS_KNOWN && flow.destination_port == 6);
+	packet.flags = IPSF_PACKET_LATER_FRAGMENT;
+	ipsf_flow_of(&packet, &flow);
+	CHECK(flow.ports == IPSF_PORTS_HIDDEN && flow.source_port == 0);
+	packet.flags = 0;
+	packet.protocol = 47;
+	packet.version = 6;
+	ipsf_flow_of(&packet, &flow);
+	CHECK(flow.ports == IPSF_PORTS_NONE && flow.source[4] == 10 && flow.source[8] == 11);
+}
+
+int main(int argc, char **argv)
+{
+	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL);
+	printf("test_spd: seed %llu\n", (unsigned long long)seed);
+	against_the_list();
+	refused();
+	generations();
+	arrays();
+	flows_of_packets();
+	return check_summary("test_spd");
+}
