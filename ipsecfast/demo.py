@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from ipsecfast.demo_display import Display, GatewayView, State, Step
+from ipsecfast.demo_display import Display, GatewayView, Step
 from ipsecfast.errors import IpsecError
 from ipsecfast.netns import A, B, TwoSites
 from ipsecfast.testbed import (
@@ -242,8 +242,8 @@ STEPS: tuple[tuple[str, Callable[[Demo], str], bool], ...] = (  # title, what is
     ("TCP", Demo.stream, False),
     ("UDP", Demo.flood, False),
     ("a rate without loss", Demo.choose_rate, True),
-    ("rekey of the Child SA under traffic", Demo.rekey_child, False),
-    ("rekey of the IKE SA under traffic", Demo.rekey_ike, False),
+    ("Child SA rekeyed under load", Demo.rekey_child, False),
+    ("IKE SA rekeyed under load", Demo.rekey_ike, False),
     ("end", Demo.finish, False),
 )
 
@@ -267,7 +267,7 @@ def main(arguments: list[str]) -> int:
             if shown.console.is_terminal:
                 sampler.start()
             try:
-                _perform(demo, shown)
+                failures = _perform(demo, shown)
             finally:
                 if sampler.is_alive():
                     sampler.stop()
@@ -275,10 +275,14 @@ def main(arguments: list[str]) -> int:
         print("ipsecfast demo: interrupted; nothing is left behind", file=sys.stderr)
         return 130
     shown.summary()
-    return 0 if all(step.state is State.HELD for step in shown.steps) else 1
+    for title, text in failures:
+        shown.details(title, text)
+    return 1 if failures else 0
 
 
-def _perform(demo: Demo, display: Display) -> None:
+def _perform(demo: Demo, display: Display) -> list[tuple[str, str]]:
+    """Does the steps; what a person needs to look into those that failed, as (title, text)."""
+    failures: list[tuple[str, str]] = []
     for step, (_, action, needed) in zip(display.steps, STEPS, strict=True):
         display.begin(step)
         held = True
@@ -287,8 +291,12 @@ def _perform(demo: Demo, display: Display) -> None:
         except (NotHeld, TestbedError, OSError, subprocess.SubprocessError, IpsecError) as error:
             held, text = False, str(error)
         display.end(step, held=held, text=text)
+        if not held:
+            failures.append((step.title, text))
         if needed and not held:
             break
+    logs = [(str(gateway.file.parent.name), gateway.log_text()) for gateway in demo.gateways] if failures else []
+    return failures + [(f"log of gateway {name}", text) for name, text in logs]
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

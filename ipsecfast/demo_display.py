@@ -90,7 +90,7 @@ class Display:
         step.text, step.seconds = text, time.monotonic() - step.seconds
         if self._live is None:
             word = "ok" if held else "FAILED"
-            self.console.print(f"{word:6} {step.title}: {text}", soft_wrap=True)
+            self.console.print(Text(f"{word:6} {step.title}: {text}"), soft_wrap=True)
 
     def show_gateways(self, gateways: Sequence[GatewayView]) -> None:
         self.gateways = gateways
@@ -106,9 +106,13 @@ class Display:
             table.add_column(column, justify="right" if column == "seconds" else "left")
         for step in self.steps:
             seconds = f"{step.seconds:.1f}" if step.state in (State.HELD, State.FAILED) else ""
-            text = step.text if step.state is not State.WAITING else "not reached"
+            text = step.text.partition("\n")[0] if step.state is not State.WAITING else "not reached"
             table.add_row(Text(step.state.mark, step.state.style), step.title, Text(text), seconds)
         self.console.print(table)
+
+    def details(self, title: str, text: str) -> None:
+        """What a person needs who looks for the reason of a failure."""
+        self.console.print(Text(f"---- {title}\n{text.rstrip()}"), soft_wrap=True)
 
     def _topology(self) -> RenderableType:
         moving = any(one.bits_a_second > 0 for one in self.gateways)
