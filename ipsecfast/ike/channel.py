@@ -1,0 +1,99 @@
+"""The protected channel of one IKE SA: message IDs, SK payloads, retransmission (RFC 7296 s2.1-2.4, s3.14).
+
+It knows what a message is, not what it means. `IkeSa` puts requests in and gets authentic messages out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipsecfast.ike.actions import Transmit
+from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.context import Context
+from ipsecfast.ike.crypto import SkCipher
+from ipsecfast.ike.keymat import IkeKeys
+from ipsecfast.ike.message import ZERO_SPI, Message, encode_message, open_message, parse_message, seal_message
+from ipsecfast.ike.payloads import Payload
+from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.window import Window
+from ipsecfast.model import Path
+
+NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
+
+
+class Channel:
+    """SPIs, keys, window and path of an IKE SA. `initiator`: we are its original initiator (s2.2)."""
+
+    def __init__(self, context: Context, path: Path, *, initiator: bool) -> None:
+        self.context = context
+        self.path = path
+        self.initiator = initiator
+        self.spi_i = self.spi_r = ZERO_SPI
+        self.window = Window()
+        self.init_sent = b""  # our IKE_SA_INIT message and the peer's, for AUTH (s2.15)
+        self.init_received = b""
+        self.request_digest = b""
+        self.last_heard = self.last_sent = 0.0
+        self._suite: Suite | None = None
+        self._keys: IkeKeys | None = None
+        self._cipher_out: SkCipher | None = None
+        self._cipher_in: SkCipher | None = None
+        self._iv = 0
+
+    @property
+    def suite(self) -> Suite:
+        assert self._suite is not None
+        return self._suite
+
+    @property
+    def keys(self) -> IkeKeys:
+        assert self._keys is not None
+        return self._keys
+
+    @property
+    def has_keys(self) -> bool:
+        return self._keys is not None
+
+    def install_keys(self, suite: Suite, keys: IkeKeys) -> None:
+        self._suite, self._keys = suite, keys
+        of_initiator = suite.cipher(keys.sk_ei, keys.sk_ai)
+        of_responder = suite.cipher(keys.sk_er, keys.sk_ar)
+        self._cipher_out, self._cipher_in = (
+            (of_initiator, of_responder) if self.initiator else (of_responder, of_initiator)
+        )
+
+    def open(self, exchange: int, data: bytes) -> Message:
+        """An authentic message; for IKE_SA_INIT, which is in clear, just a well-formed one.
+
+        Raises:
+            IntegrityError: nobody knows who sent it.
+            NotifyError: authentic and wrong.
+        """
+        if exchange == ExchangeType.IKE_SA_INIT:
+            return parse_message(data)
+        assert self._cipher_in is not None
+        return open_message(data, self._cipher_in)
+
+    def encode(self, exchange: int, message_id: int, payloads: Sequence[Payload], *, response: bool) -> bytes:
+        message = Message(
+            self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads)
+        )
+        if exchange == ExchangeType.IKE_SA_INIT:
+            return encode_message(message)
+        assert self._cipher_out is not None
+        return seal_message(message, self._cipher_out, self._next_iv(self._cipher_out))
+
+    def _next_iv(self, cipher: SkCipher) -> bytes:
+        """RFC 5282 s3.1: for AES-GCM a counter, which never repeats under one key; else unpredictable (s3.14)."""
+        if not cipher.iv_is_counter:
+            return self.context.random(cipher.iv_length)
+        self._iv += 1
+        return self._iv.to_bytes(cipher.iv_length, "big")
+
+    def transmit(self, datagram: bytes, path: Path, now: float) -> None:
+        self.last_sent = now
+        self.context.emit(Transmit(path, datagram))
+
+    def send_keepalive(self, now: float) -> None:
+        self.context.counters["keepalives sent"] += 1
+        self.transmit(NAT_KEEPALIVE, self.path, now)

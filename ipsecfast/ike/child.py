@@ -1,0 +1,277 @@
+"""Child SAs (RFC 7296 s1.3, s2.8, s2.17): one pair of ESP SAs, and the table of all that one endpoint has.
+
+Inbound and outbound count apart: the inbound SA takes packets from the moment it is installed until after its DELETE,
+the outbound SA only carries them while it is the ACTIVE one of its reqid. That is what makes a rekey lose nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.actions import Action, ActivateOutbound, InstallSa, MovePeer, RemoveSa
+from ipsecfast.ike.selectors import SelectorPair
+from ipsecfast.ike.timers import Timer
+from ipsecfast.model import ChildConfig, Path, Proposal, SaParams
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+SLOT_BITS = 20  # the data plane's SAD takes the slot from these bits of an inbound SPI
+SLOT_MASK = (1 << SLOT_BITS) - 1
+TAGS = (1 << (32 - SLOT_BITS)) - 1  # upper bits are 1 to TAGS: so every SPI is above 255 (RFC 4303 s2.1)
+
+
+class ChildState(Enum):
+    """What this end knows of the pair; the peer may know more."""
+
+    INSTALLED = "installed"
+    REKEYING = "rekeying"  # our CREATE_CHILD_SA for its successor is under way
+    REKEYED = "rekeyed"  # it has a successor; who made that one deletes this one
+    REDUNDANT = "redundant"  # it lost a simultaneous rekey (s2.8.1); who made it deletes it
+    DELETING = "deleting"  # our DELETE is under way
+    CLOSED = "closed"  # after the DELETE; the inbound SA may stay a moment for packets under way
+
+
+LIVE = frozenset({ChildState.INSTALLED, ChildState.REKEYING})
+
+
+class OutboundState(Enum):
+    """s2.8: a responder registers its new outbound SA and activates it when the initiator uses its own."""
+
+    REGISTERED = "registered"
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+
+
+class ChildSa:
+    """One pair of ESP SAs. `initiator`: we began the exchange that made it; `nonces`: those of that exchange."""
+
+    __slots__ = (
+        "collision",
+        "config",
+        "established_at",
+        "expires_at",
+        "ike",
+        "inbound",
+        "initiator",
+        "nonces",
+        "outbound",
+        "outbound_state",
+        "proposal",
+        "rekey_at",
+        "selectors",
+        "state",
+        "successor",
+    )
+
+    def __init__(
+        self,
+        ike: IkeSa,
+        config: ChildConfig,
+        proposal: Proposal,
+        selectors: SelectorPair,
+        inbound: SaParams,
+        outbound: SaParams,
+        *,
+        initiator: bool,
+        nonces: tuple[bytes, bytes],
+        now: float,
+    ) -> None:
+        self.ike = ike
+        self.config = config
+        self.proposal = proposal
+        self.selectors = selectors
+        self.inbound = inbound
+        self.outbound = outbound
+        self.initiator = initiator
+        self.nonces = nonces
+        self.state = ChildState.INSTALLED
+        self.outbound_state = OutboundState.REGISTERED
+        self.successor: ChildSa | None = None
+        self.collision: ChildSa | None = None  # what the peer made of this one while our own rekey was under way
+        self.established_at = now
+        lifetime = config.lifetime
+        jitter = lifetime.rand_time * ike.context.fraction()
+        self.rekey_at = now + max(0.0, lifetime.rekey_time - jitter) if lifetime.rekey_time else None
+        self.expires_at = now + lifetime.life_time if lifetime.life_time else None
+
+    @property
+    def spi_in(self) -> int:
+        return self.inbound.spi
+
+    @property
+    def spi_out(self) -> int:
+        return self.outbound.spi
+
+    @property
+    def reqid(self) -> int:
+        return self.inbound.reqid
+
+    @property
+    def live(self) -> bool:
+        """It is what traffic should use, as far as this end knows."""
+        return self.state in LIVE
+
+    def on_timer(self, timer: Timer, now: float) -> None:
+        match timer:
+            case Timer.REKEY | Timer.RETRY:
+                self.ike.rekey_child(self, now)
+            case Timer.EXPIRE:
+                self.ike.expire_child(self, now)
+            case Timer.ACTIVATE:
+                self.ike.context.children.activate(self)
+            case Timer.LINGER:
+                self.ike.context.children.remove(self)
+            case _:
+                raise AssertionError(f"a Child SA has no timer {timer}")
+
+    def __repr__(self) -> str:
+        return f"<ChildSa {self.config.name} {self.spi_in:08x}/{self.spi_out:08x} {self.state.value}>"
+
+
+class InboundSpis:
+    """Our inbound ESP SPIs: the lowest free slot below, a random tag above, so that the SAD is indexed, not hashed.
+
+    A slot's tag differs from its last one: ESP for the SA before meets an SPI that does not exist, not another key.
+    """
+
+    __slots__ = ("_free", "_next", "_random", "_tags", "_used")
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        self._free: list[int] = []
+        self._next = 0
+        self._tags: dict[int, int] = {}
+        self._used: set[int] = set()
+
+    def allocate(self) -> int | None:
+        """A new SPI, or None when all slots are taken."""
+        if not self._free and self._next > SLOT_MASK:
+            return None
+        if self._free:
+            slot = heapq.heappop(self._free)
+        else:
+            slot, self._next = self._next, self._next + 1
+        tag = 1 + int.from_bytes(self._random(4), "big") % TAGS
+        if tag == self._tags.get(slot):
+            tag = 1 + tag % TAGS
+        self._tags[slot] = tag
+        spi = tag << SLOT_BITS | slot
+        self._used.add(spi)
+        return spi
+
+    def release(self, spi: int) -> None:
+        """Free again; nothing happens when it already is."""
+        if spi in self._used:
+            self._used.remove(spi)
+            heapq.heappush(self._free, spi & SLOT_MASK)
+
+
+class ChildTable:
+    """All Child SAs of the endpoint by inbound SPI, and of each reqid the one that carries outbound traffic."""
+
+    def __init__(self, emit: Callable[[Action], None], random: Callable[[int], bytes]) -> None:
+        self._emit = emit
+        self.spis = InboundSpis(random)
+        self.by_spi: dict[int, ChildSa] = {}
+        self._active: dict[int, ChildSa] = {}
+        self._of_reqid: dict[int, list[ChildSa]] = {}
+
+    def of_reqid(self, reqid: int) -> Iterator[ChildSa]:
+        """Oldest first, lingering ones included."""
+        return iter(tuple(self._of_reqid.get(reqid, ())))
+
+    def active(self, reqid: int) -> ChildSa | None:
+        return self._active.get(reqid)
+
+    def find(self, reqid: int, spi: int, inbound: bool) -> ChildSa | None:
+        """The pair that has this SPI in this direction; outbound SPIs are the peers' choice and unique with the reqid."""
+        if inbound:
+            return self.by_spi.get(spi)
+        return next((c for c in self.of_reqid(reqid) if c.spi_out == spi and c.state != ChildState.CLOSED), None)
+
+    def install(self, child: ChildSa, *, activate: bool) -> None:
+        """Inbound ACTIVE; outbound ACTIVE too, or REGISTERED until `activate` (s2.8)."""
+        self.by_spi[child.spi_in] = child
+        self._of_reqid.setdefault(child.reqid, []).append(child)
+        connection = child.ike.connection.config.name
+        self._emit(InstallSa(connection, child.config.name, child.inbound, child.outbound, activate))
+        if activate:
+            self._make_active(child)
+        timers = child.ike.context.timers
+        if child.rekey_at is not None:
+            timers.set(child, Timer.REKEY, child.rekey_at)
+        if child.expires_at is not None:
+            timers.set(child, Timer.EXPIRE, child.expires_at)
+
+    def activate(self, child: ChildSa) -> None:
+        """Outbound traffic of the reqid leaves through this pair from now on."""
+        if self._active.get(child.reqid) is not child:
+            self._emit(ActivateOutbound(child.reqid, child.spi_out))
+            self._make_active(child)
+
+    def _make_active(self, child: ChildSa) -> None:
+        before = self._active.get(child.reqid)
+        if before is not None and before is not child:
+            before.outbound_state = OutboundState.INACTIVE
+        self._active[child.reqid] = child
+        child.outbound_state = OutboundState.ACTIVE
+
+    def close(self, child: ChildSa, now: float, *, linger: float = 0.0) -> None:
+        """The pair's DELETE is done. Its traffic goes on over another live pair of the reqid where there is one; only
+        then its inbound SA lingers, because without one the outbound half must not stay in use either."""
+        if child.state == ChildState.CLOSED:
+            return
+        child.state = ChildState.CLOSED
+        timers = child.ike.context.timers
+        timers.clear_all(child)
+        if self._active.get(child.reqid) is child:
+            others = [c for c in self.of_reqid(child.reqid) if c.live]
+            if others:
+                self.activate(others[-1])
+        if linger and self._active.get(child.reqid) is not child:
+            timers.set(child, Timer.LINGER, now + linger)
+        else:
+            self.remove(child)
+
+    def remove(self, child: ChildSa) -> None:
+        """Nothing of the pair is left."""
+        self.by_spi.pop(child.spi_in, None)
+        siblings = self._of_reqid[child.reqid]
+        siblings.remove(child)
+        if not siblings:
+            del self._of_reqid[child.reqid]
+        if self._active.get(child.reqid) is child:
+            del self._active[child.reqid]
+        self.spis.release(child.spi_in)
+        self._emit(RemoveSa(child.reqid, child.spi_in, child.spi_out))
+
+    def move(self, child: ChildSa, path: Path) -> None:
+        """The peer has another address or port (s2.23)."""
+        if path != child.outbound.path:
+            child.inbound = replace(child.inbound, path=path)
+            child.outbound = replace(child.outbound, path=path)
+            self._emit(MovePeer(child.reqid, child.spi_in, child.spi_out, path))
+
+
+class Reqids:
+    """A number for each (connection, child, peer), kept over rekeys and reconnects (RFC 4301: the SPD entry's own)."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._owners: dict[int, tuple[str, str, str]] = {}
+
+    def get(self, connection: str, child: str, peer: str) -> int:
+        """`peer` is empty for a connection to one peer, its identity where a connection serves many."""
+        owner = (connection, child, peer)
+        if owner not in self._numbers:
+            self._numbers[owner] = len(self._numbers) + 1
+            self._owners[self._numbers[owner]] = owner
+        return self._numbers[owner]
+
+    def owner(self, reqid: int) -> tuple[str, str, str] | None:
+        return self._owners.get(reqid)

@@ -1,0 +1,266 @@
+"""One configured connection at work: when it negotiates, how often it tries, which of two IKE SAs with a peer stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ipsecfast.ike import pad
+from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.constants import NoProposalChosen
+from ipsecfast.ike.context import INFO, WARNING, Context
+from ipsecfast.ike.exchange.create_child_sa import CreateChild
+from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
+from ipsecfast.ike.proposal import select
+from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.timers import Timer
+from ipsecfast.model import IKE_PORT, Acquire, ChildConfig, ConnectionConfig, Identity, Path, Proposal, StartAction
+
+
+class Connection:
+    """`waiting` are the children for whose sake the next attempt is made, each with the packet that asked for it."""
+
+    def __init__(self, config: ConnectionConfig, context: Context) -> None:
+        self.config = config
+        self.context = context
+        self.proposals = tuple(replace(p, number=n) for n, p in enumerate(config.proposals, 1))
+        self.addresses = pad.peer_addresses(config)
+        self.waiting: dict[str, tuple[ChildConfig, Acquire | None]] = {}
+        self._tries = 0
+        self._last_restart = float("-inf")
+        self._not_before: dict[str, float] = {}
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def ike_sas(self) -> Iterator[IkeSa]:
+        """Oldest first, those that are closed left out."""
+        return (sa for sa in tuple(self.context.ike_sas.values()) if sa.connection is self and not sa.closed)
+
+    def usable(self) -> IkeSa | None:
+        """The IKE SA on which a new Child SA is made: the latest."""
+        return next((sa for sa in reversed(tuple(self.ike_sas())) if sa.usable), None)
+
+    def connecting(self) -> IkeSa | None:
+        return next((sa for sa in self.ike_sas() if sa.initiator and sa.state is IkeState.CONNECTING), None)
+
+    def child(self, name: str) -> ChildConfig | None:
+        return next((c for c in self.config.children if c.name == name), None)
+
+    def reqid(self, child: str, peer: Identity | None) -> int:
+        """One number a child; where a connection serves many peers, one for each of them."""
+        many = self.addresses is None and peer is not None
+        return self.context.reqids.get(self.config.name, child, str(peer) if many else "")
+
+    def takes(self, proposal: Proposal) -> bool:
+        """Whether the IKE proposal that was agreed on before the identities were known is one of this connection's."""
+        try:
+            select((proposal,), self.proposals)
+        except NoProposalChosen:
+            return False
+        return True
+
+    # -- what is wanted --------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Traps for `start_action` trap and start; the latter are negotiated at once."""
+        for child in self.config.children:
+            if child.start_action is not StartAction.NONE and self.addresses is not None:
+                self._trap(child)
+        for child in self.config.children:
+            if child.start_action is StartAction.START:
+                self.want(child, now)
+
+    def want(self, child: ChildConfig, now: float, packet: Acquire | None = None) -> None:
+        """Negotiate a Child SA unless there is one or it is on its way: on the IKE SA that stands, or on a new one."""
+        sa = self.usable() or self.connecting()
+        if sa is not None:
+            if not sa.has_child(child) and not sa.negotiates(child):
+                sa.start(CreateChild(child, packet), now)
+            return
+        self.waiting[child.name] = (child, packet)
+        self._connect(now)
+
+    def acquire(self, event: Acquire, child: ChildConfig, now: float) -> None:
+        """The data plane holds a packet. Right after a failure it is let go instead."""
+        if now < self._not_before.get(child.name, now):
+            self.context.emit(ReleaseHeld(event.reqid))
+            return
+        self.want(child, now, event)
+
+    def _connect(self, now: float) -> None:
+        """A new IKE SA; the first child goes into IKE_AUTH, the others follow."""
+        self.context.timers.clear(self, Timer.CONNECT)
+        wanted = tuple(self.waiting.values())
+        self.waiting.clear()
+        if self.addresses is None:
+            self.note("no-address", "can't be initiated: it needs an address in local_addrs and in remote_addrs", warning=True)
+            self._release(wanted, now)
+            return
+        local, remote = self.addresses
+        sa = IkeSa(self.context, (self,), Path(local, IKE_PORT, remote, IKE_PORT), initiator=True, now=now)
+        self.context.ike_sas[sa.own_spi] = sa
+        (first, packet), *rest = wanted
+        sa.queue.append(IkeSaInit(first, packet))
+        sa.queue.extend(CreateChild(child, asked_by) for child, asked_by in rest)
+        self.note("connecting", f"initiating to {remote} for {', '.join(c.name for c, _ in wanted)}")
+        sa.advance(now)
+
+    def on_timer(self, timer: Timer, now: float) -> None:
+        assert timer is Timer.CONNECT
+        waiting = tuple(self.waiting.values())
+        self.waiting.clear()
+        for child, packet in waiting:
+            self.want(child, now, packet)
+
+    def child_waits(self, child: ChildConfig, packet: Acquire | None) -> None:
+        """The IKE SA ends before the child was negotiated; `closed` says what becomes of it."""
+        self.waiting[child.name] = (child, packet)
+
+    def child_up(self, child: ChildSa) -> None:
+        self._not_before.pop(child.config.name, None)
+
+    def child_failed(self, child: ChildConfig, now: float) -> None:
+        """Refused for good: its packets are not held any longer, and the next ones don't ask at once."""
+        self._release(((child, None),), now)
+
+    def _release(self, children: tuple[tuple[ChildConfig, Acquire | None], ...], now: float) -> None:
+        for child, packet in children:
+            self._not_before[child.name] = now + self.context.settings.acquire_pause
+            reqid = packet.reqid if packet else self.reqid(child.name, None)
+            self.context.emit(ReleaseHeld(reqid))
+
+    # -- what became of it -----------------------------------------------------------------------------------------
+
+    def closed(self, sa: IkeSa, cause: Cause, now: float) -> None:
+        """An IKE SA of this connection ended. One that never stood is tried again, `keyingtries` times (0: forever)."""
+        wanted = tuple(self.waiting.values())
+        if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
+            self._attempt_failed(wanted, now)
+        elif cause in (Cause.DUPLICATE, Cause.REKEYED):
+            self.waiting.clear()
+            for child, packet in wanted:
+                self.want(child, now, packet)
+        elif self.context.timers.deadline(self, Timer.CONNECT) is None:
+            self.waiting.clear()
+            self._release(wanted, now)
+
+    def _attempt_failed(self, wanted: tuple[tuple[ChildConfig, Acquire | None], ...], now: float) -> None:
+        self._tries += 1
+        limit = self.config.keyingtries
+        if limit and self._tries >= limit:
+            self.note("gave-up", f"not up after {self._tries} of {limit} tries", warning=True)
+            self._tries = 0
+            self.waiting.clear()
+            self._release(wanted, now)
+            return
+        first, longest = self.context.settings.reconnect
+        pause = min(longest, first * 2 ** min(self._tries - 1, 16)) * self.context.between(0.75, 1.0)
+        self.note("retrying", f"try {self._tries + 1}{f' of {limit}' if limit else ''} in {pause:.0f} s")
+        self.context.timers.set(self, Timer.CONNECT, now + pause)
+
+    def child_closed(self, child: ChildSa, cause: Cause, now: float) -> None:
+        """`close_action`, `dpd_action`; a child with start_action = start that ran out is made anew."""
+        config = child.config
+        if any(sa.has_child(config) for sa in self.ike_sas()):
+            return
+        match cause:
+            case Cause.PEER_DELETED | Cause.PROTOCOL:
+                action = config.close_action
+            case Cause.PEER_DEAD:
+                action = config.dpd_action
+            case Cause.EXPIRED:
+                action = config.start_action
+            case _:
+                action = StartAction.NONE
+        if action is not StartAction.NONE and self.addresses is not None:
+            self._trap(config)
+        if action is StartAction.START:
+            self._restart(config, now)
+
+    def _restart(self, child: ChildConfig, now: float) -> None:
+        """Soon; and later if the last time was just now, so that two gateways that disagree don't spin."""
+        pause = self.context.settings.reconnect[0] if now - self._last_restart < self.context.settings.reconnect[0] else 0.0
+        if self.context.timers.deadline(self, Timer.CONNECT) is None:
+            self._last_restart = now + pause
+            self.context.timers.set(self, Timer.CONNECT, now + pause)
+        self.waiting[child.name] = (child, None)
+
+    def _trap(self, child: ChildConfig) -> None:
+        self.context.emit(InstallTrap(self.config.name, child.name, self.reqid(child.name, None)))
+
+    # -- one IKE SA a peer (s2.4: INITIAL_CONTACT; swanctl's `unique`) ------------------------------------------------
+
+    def _others(self, sa: IkeSa) -> Iterator[IkeSa]:
+        """IKE SAs that stand between the same two identities."""
+        if self.config.unique == "never":
+            return
+        for other in self.ike_sas():
+            if other is not sa and other.usable and other.remote_id == sa.remote_id:
+                yield other
+
+    def first_contact(self, sa: IkeSa) -> bool:
+        """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart."""
+        return self.config.unique != "never" and not any(o.usable for o in self.ike_sas() if o is not sa)
+
+    def admits(self, sa: IkeSa) -> bool:
+        """`unique = keep`: who is connected already is not let in a second time."""
+        return self.config.unique != "keep" or not any(self._others(sa))
+
+    def already_up(self, sa: IkeSa) -> bool:
+        """The peer got through while we asked: its IKE SA serves both."""
+        return self.config.unique != "never" and any(o.usable for o in self.ike_sas() if o is not sa)
+
+    def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
+        self._tries = 0
+        for other in tuple(self._others(sa)):
+            assert other.established_at is not None
+            if other.established_at >= sa.created_at and other.initiator != sa.initiator:
+                self._resolve_simultaneous(sa, other, now)
+            elif initial_contact:
+                other.close(Cause.DUPLICATE, now)  # s2.4: the peer has forgotten it, no DELETE
+            elif not sa.initiator:
+                other.delete(Cause.DUPLICATE, now)
+
+    def _resolve_simultaneous(self, sa: IkeSa, other: IkeSa, now: float) -> None:
+        """Both ends initiated at once. As in s2.8.1 the IKE SA with the lowest of the four nonces goes, deleted by the
+        end that began it; both ends know all four."""
+        loser = min(sa, other, key=lambda s: min(s.nonces))
+        if loser.initiator:
+            loser.delete(Cause.DUPLICATE, now)
+        else:
+            loser.redundant = True
+
+    # -- the operator ----------------------------------------------------------------------------------------------
+
+    def terminate(self, child: str | None, now: float) -> int:
+        """Close one child's SAs, or everything; how many SAs that were."""
+        sas = tuple(self.ike_sas())
+        if child is not None:
+            self.waiting.pop(child, None)
+            pairs = [(sa, c) for sa in sas for c in sa.children.values() if c.config.name == child and c.live]
+            for sa, found in pairs:
+                sa.delete_child(found, Cause.OPERATOR, now)
+            return len(pairs)
+        self.context.timers.clear(self, Timer.CONNECT)
+        self.waiting.clear()
+        for sa in sas:
+            sa.delete(Cause.OPERATOR, now)
+        return len(sas)
+
+    def rekey(self, child: str | None, now: float) -> int:
+        """Rekey one child's SAs, or the IKE SAs (child None); how many that were."""
+        sas = [sa for sa in self.ike_sas() if sa.usable]
+        if child is None:
+            for sa in sas:
+                sa.rekey(now)
+            return len(sas)
+        pairs = [(sa, c) for sa in sas for c in sa.children.values() if c.config.name == child and c.live]
+        for sa, found in pairs:
+            sa.rekey_child(found, now)
+        return len(pairs)
+
+    def note(self, event: str, message: str, *, warning: bool = False) -> None:
+        name = self.config.name
+        self.context.emit(Notify(event, f"{name}: {message}", WARNING if warning else INFO, name))

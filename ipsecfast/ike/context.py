@@ -1,0 +1,123 @@
+"""What all IKE SAs of one endpoint share: limits, randomness, timers, counters, and the one stream of actions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.actions import Action, Notify
+from ipsecfast.ike.child import ChildTable, Reqids
+from ipsecfast.ike.constants import SPI_LENGTH
+from ipsecfast.ike.message import ZERO_SPI
+from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+NONCE_LENGTH = 32  # RFC 7296 s2.10: at least half the key size of the PRF
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # the levels of `logging`
+
+
+class Outcome(StrEnum):
+    """What became of one datagram. Each is also the name of a counter; together they are all that was received."""
+
+    PROCESSED = "processed"
+    DUPLICATE = "duplicates"
+    ANSWERED_ERROR = "answered with an error"
+    FAILED_RESPONSE = "unusable responses"
+    COOKIE_SENT = "cookies sent"
+    HALF_OPEN_REFUSED = "half-open refused"
+    NO_CONNECTION = "no connection for the addresses"
+    KEEPALIVE = "keepalives received"
+    MALFORMED = "malformed"
+    VERSION = "unsupported major version"
+    UNKNOWN_SPI = "unknown IKE SPI"
+    INTEGRITY = "integrity failures"
+    OUT_OF_WINDOW = "outside the window"
+    REFUSED = "not allowed in this state"
+    UNPROTECTED = "unprotected notifies"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The limits of an endpoint; times in seconds."""
+
+    retransmit: Backoff = field(default_factory=Backoff)
+    cookie_threshold: int = 32  # half-open IKE SAs from which on a cookie is asked for (s2.6)
+    half_open_limit: int = 1000
+    half_open_timeout: float = 30.0
+    keepalive: float = 20.0  # RFC 3948 s4: the default of NAT keepalives
+    child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
+    activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come
+    retry: tuple[float, float] = (5.0, 10.0)  # after TEMPORARY_FAILURE, and a rekey that failed otherwise
+    reconnect: tuple[float, float] = (5.0, 300.0)  # first and longest pause between attempts of a connection
+    acquire_pause: float = 2.0  # after a failed attempt packets don't ask for the next one at once
+    unprotected: RateLimit = field(default_factory=lambda: RateLimit(0.1, 20))  # s2.21.4: errors to strangers
+    complaints: RateLimit = field(default_factory=lambda: RateLimit(1.0, 20))  # log lines that strangers cause
+
+
+class Context:
+    """Shared by reference; the endpoint makes it, its IKE SAs, Child SAs and connections use it."""
+
+    def __init__(self, settings: Settings, random: Callable[[int], bytes]) -> None:
+        self.settings = settings
+        self.random = random
+        self.children = ChildTable(self.emit, random)
+        self.timers = TimerQueue()
+        self.counters: Counter[str] = Counter()
+        self.reqids = Reqids()
+        self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
+        self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
+        self.half_open: set[IkeSa] = set()
+        self._actions: list[Action] = []
+        self._complaints = Bucket(settings.complaints)
+        self._unprotected = Bucket(settings.unprotected)
+
+    def forget(self, sa: IkeSa) -> None:
+        """Nothing is left of a closed IKE SA."""
+        self.ike_sas.pop(sa.own_spi, None)
+        self.by_request.pop(sa.request_digest, None)
+
+    # -- actions ---------------------------------------------------------------------------------------------------
+
+    def emit(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def drain(self) -> list[Action]:
+        actions, self._actions = self._actions, []
+        return actions
+
+    def complain(self, now: float, event: str, message: str, key: str) -> None:
+        """A log line that someone without any key can cause: few of them, and `key` lets the shell thin them out."""
+        if self._complaints.take(now):
+            self.emit(Notify(event, message, WARNING, key=key))
+        else:
+            self.counters["complaints suppressed"] += 1
+
+    def may_answer_stranger(self, now: float) -> bool:
+        """Unprotected errors leave at a limited rate (s2.21.4): forged senders must not be flooded through us."""
+        allowed = self._unprotected.take(now)
+        if not allowed:
+            self.counters["unprotected answers suppressed"] += 1
+        return allowed
+
+    # -- randomness ------------------------------------------------------------------------------------------------
+
+    def nonce(self) -> bytes:
+        return self.random(NONCE_LENGTH)
+
+    def fraction(self) -> float:
+        return fraction(self.random)
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * self.fraction()
+
+    def new_ike_spi(self) -> bytes:
+        """Ours, nonzero and not in use (s2.6)."""
+        spi = self.random(SPI_LENGTH)
+        while spi == ZERO_SPI or spi in self.ike_sas:
+            spi = self.random(SPI_LENGTH)
+        return spi

@@ -1,0 +1,339 @@
+"""The IKE engine of one gateway: datagrams, timers and data plane events in, one ordered stream of actions out.
+
+Pure: the shell owns sockets, clock and randomness. `now` is seconds of any monotonic clock, never going back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from ipsecfast.errors import ProtocolError
+from ipsecfast.ike import pad
+from ipsecfast.ike.actions import Action, Transmit
+from ipsecfast.ike.auth import make_cookie, verify_cookie
+from ipsecfast.ike.channel import NAT_KEEPALIVE
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.connection import Connection
+from ipsecfast.ike.constants import (
+    ESP_SPI_LENGTH,
+    HEADER_LENGTH,
+    ExchangeType,
+    Flags,
+    InvalidIkeSpi,
+    InvalidMajorVersion,
+    NoProposalChosen,
+    NotifyError,
+    NotifyType,
+    error_meaning,
+    notify_name,
+)
+from ipsecfast.ike.context import Context, Outcome, Settings
+from ipsecfast.ike.exchange.base import error_notify
+from ipsecfast.ike.exchange.informational import Report
+from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
+from ipsecfast.ike.payloads import NoncePayload, NotifyPayload
+from ipsecfast.ike.sa import TRANSITIONS, IkeSa
+from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
+from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.timers import Timer
+from ipsecfast.model import (
+    Acquire,
+    ChildConfig,
+    ConnectionConfig,
+    DataPlaneEvent,
+    FirstInbound,
+    HardLifetime,
+    IkeDatagram,
+    InboundSeen,
+    Path,
+    PeerMoved,
+    SoftLifetime,
+    UnknownSpi,
+)
+
+COOKIE_SECRET_LENGTH = 32
+COOKIE_SECRET_LIFETIME = 60.0  # s2.6: the secret changes often; cookies of the one before are still taken
+MAX_INVALID_SPI_INTERVAL = 10.0  # seconds between two INVALID_SPI on one IKE SA (s1.5)
+
+
+class CookieJar:
+    """s2.6: stateless proof that the initiator receives what is sent to its address."""
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        self._secrets = (random(COOKIE_SECRET_LENGTH), random(COOKIE_SECRET_LENGTH))
+        self._changed_at: float | None = None
+
+    def make(self, nonce: bytes, path: Path, spi_i: bytes, now: float) -> bytes:
+        if self._changed_at is None:
+            self._changed_at = now
+        if now - self._changed_at >= COOKIE_SECRET_LIFETIME:
+            self._secrets = (self._random(COOKIE_SECRET_LENGTH), self._secrets[0])
+            self._changed_at = now
+        return make_cookie(self._secrets[0], nonce, path.remote, spi_i)
+
+    def accepts(self, cookie: bytes, nonce: bytes, path: Path, spi_i: bytes) -> bool:
+        return any(verify_cookie(secret, cookie, nonce, path.remote, spi_i) for secret in self._secrets)
+
+
+class IkeEndpoint:
+    """All IKE SAs of one gateway. After each call `actions()` holds what is to be done, in that order.
+
+    `random(n)` returns n unpredictable bytes. Nothing that a peer sends makes a method raise: each datagram is counted
+    under exactly one `Outcome`.
+    """
+
+    def __init__(
+        self, connections: Sequence[ConnectionConfig], *, random: Callable[[int], bytes], settings: Settings | None = None
+    ) -> None:
+        self.context = Context(settings or Settings(), random)
+        self.connections = {c.name: Connection(c, self.context) for c in connections}
+        self._cookies = CookieJar(random)
+        self._invalid_spi_sent: dict[bytes, float] = {}
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        """What is to be done since the last call, in the order in which it must be done."""
+        return self.context.drain()
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` is to be called, if nothing comes before."""
+        return self.context.timers.next()
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Events by name; "datagrams" is the sum of all outcomes."""
+        return self.context.counters
+
+    @property
+    def idle(self) -> bool:
+        """No IKE SA is up, coming or going: after `shutdown` all DELETEs are answered or given up."""
+        return all(sa.closed for sa in self.context.ike_sas.values())
+
+    def status(self, now: float) -> tuple[ConnectionStatus, ...]:
+        return tuple(connection_status(connection, now) for connection in self.connections.values())
+
+    # -- the operator ----------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Traps, and the connections with start_action = start."""
+        for connection in self.connections.values():
+            connection.start(now)
+
+    def initiate(self, connection: str, child: str | None, now: float) -> None:
+        """Negotiate a child, or all of a connection. KeyError for a name that isn't configured."""
+        found = self.connections[connection]
+        wanted = found.config.children if child is None else (self._child_config(found, child),)
+        for config in wanted:
+            found.want(config, now)
+
+    def terminate(self, connection: str, child: str | None, now: float) -> int:
+        """Delete a child's SAs, or the connection's IKE SAs; how many. KeyError for a name that isn't configured."""
+        return self._named(connection, child).terminate(child, now)
+
+    def rekey(self, connection: str, child: str | None, now: float) -> int:
+        """Rekey a child's SAs, or the IKE SAs (child None); how many. KeyError for a name that isn't configured."""
+        return self._named(connection, child).rekey(child, now)
+
+    def _named(self, connection: str, child: str | None) -> Connection:
+        found = self.connections[connection]
+        if child is not None:
+            self._child_config(found, child)
+        return found
+
+    @staticmethod
+    def _child_config(connection: Connection, name: str) -> ChildConfig:
+        config = connection.child(name)
+        if config is None:
+            raise KeyError(name)
+        return config
+
+    def shutdown(self, now: float) -> None:
+        """Take leave of every peer; `idle` tells when that is done."""
+        for connection in self.connections.values():
+            connection.terminate(None, now)
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def handle_timeout(self, now: float) -> None:
+        while due := self.context.timers.pop_due(now):
+            owner, timer = due
+            owner.on_timer(timer, now)
+
+    # -- datagrams -------------------------------------------------------------------------------------------------
+
+    def receive_datagram(self, data: bytes, path: Path, now: float) -> None:
+        """One UDP datagram of port 500, or of 4500 without its non-ESP marker."""
+        outcome = self._receive(data, path, now)
+        self.counters["datagrams"] += 1
+        self.counters[outcome] += 1
+
+    def _receive(self, data: bytes, path: Path, now: float) -> Outcome:
+        if data == NAT_KEEPALIVE:
+            return Outcome.KEEPALIVE
+        try:
+            header = parse_header(data)
+        except InvalidMajorVersion as error:
+            return self._other_version(data, error, path, now)
+        except ProtocolError as error:
+            self.context.complain(now, "malformed", f"{path.remote}: {error}", f"malformed {path.remote}")
+            return Outcome.MALFORMED
+        # s3.1: the flag tells which of the two SPIs is the sender's, so the other one is ours.
+        sa = self.context.ike_sas.get(header.spi_r if header.from_initiator else header.spi_i)
+        if sa is not None:
+            return sa.handle(header, data, path, now)
+        if header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
+            return self._initial_request(header, data, path, now)
+        return self._stranger(header, data, path, now)
+
+    def _initial_request(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        """Someone begins (s1.2): limits and cookies before any state or any key exchange."""
+        digest = sha256(repr((path.remote, path.remote_port)).encode() + data).digest()
+        if known := self.context.by_request.get(digest):
+            return known.handle(header, data, path, now)
+        if len(self.context.half_open) >= self.context.settings.half_open_limit:
+            return Outcome.HALF_OPEN_REFUSED
+        fresh = header.message_id == 0 and header.from_initiator and header.spi_r == ZERO_SPI != header.spi_i
+        if not fresh:
+            return Outcome.MALFORMED
+        try:
+            message = parse_message(data)
+            configs = pad.for_path((c.config for c in self.connections.values()), path)
+            if not configs:
+                raise NoProposalChosen(f"no connection is configured for {path.local} and {path.remote}")
+        except NotifyError as error:
+            return self._refuse_initial(header, error, path, now)
+        if len(self.context.half_open) >= self.context.settings.cookie_threshold:
+            nonce = message.get(NoncePayload)
+            cookie = message.notify(NotifyType.COOKIE)
+            if nonce is None:
+                return Outcome.MALFORMED
+            if cookie is None or not self._cookies.accepts(cookie.data, nonce.data, path, header.spi_i):
+                made = self._cookies.make(nonce.data, path, header.spi_i, now)
+                self._answer_unprotected(header, NotifyPayload(NotifyType.COOKIE, made), path)
+                return Outcome.COOKIE_SENT
+        return self._accept_initial(header, message, configs, data, digest, path, now)
+
+    def _accept_initial(
+        self,
+        header: Header,
+        message: Message,
+        configs: Sequence[ConnectionConfig],
+        data: bytes,
+        digest: bytes,
+        path: Path,
+        now: float,
+    ) -> Outcome:
+        sa = IkeSa(self.context, [self.connections[c.name] for c in configs], path, initiator=False, now=now)
+        sa.spi_i = header.spi_i
+        handler = TRANSITIONS[IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER]
+        outcome = sa.answer(handler, message, header, data, path, now)
+        if sa.has_keys:  # otherwise it was answered with an error, and nothing of it remains
+            sa.request_digest = digest
+            self.context.ike_sas[sa.own_spi] = self.context.by_request[digest] = sa
+            self.context.half_open.add(sa)
+            self.context.timers.set(sa, Timer.HALF_OPEN, now + self.context.settings.half_open_timeout)
+        return outcome
+
+    def _refuse_initial(self, header: Header, error: NotifyError, path: Path, now: float) -> Outcome:
+        self.context.complain(now, "init-refused", f"IKE_SA_INIT from {path.remote} refused: {error}", f"init {path.remote}")
+        if self.context.may_answer_stranger(now):
+            self._answer_unprotected(header, error_notify(error), path)
+        return Outcome.NO_CONNECTION if isinstance(error, NoProposalChosen) else Outcome.MALFORMED
+
+    def _answer_unprotected(self, header: Header, notify: NotifyPayload, path: Path) -> None:
+        """A response outside of any IKE SA, with the request's SPIs and message ID (s1.5, s2.6, s2.21.4)."""
+        answer = Message(
+            header.spi_i, header.spi_r, header.exchange, header.message_id, True, not header.from_initiator, (notify,)
+        )
+        self.context.emit(Transmit(path, encode_message(answer)))
+
+    def _other_version(self, data: bytes, error: InvalidMajorVersion, path: Path, now: float) -> Outcome:
+        """s2.5: answered with our version, unless it is an answer itself."""
+        header = Header(*HEADER.unpack_from(data[:HEADER_LENGTH]))
+        self.context.complain(now, "version", f"{path.remote}: {error}; only IKEv2 is spoken here", f"version {path.remote}")
+        newer = header.version >> 4 > 2
+        if newer and not header.flags & Flags.RESPONSE and self.context.may_answer_stranger(now):
+            self._answer_unprotected(header, error_notify(error), path)
+        return Outcome.VERSION
+
+    def _stranger(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        """For no IKE SA of ours. An answer is never answered, nor is an unprotected notify (s1.5, s2.21.4)."""
+        if header.is_response:
+            return Outcome.UNKNOWN_SPI
+        if header.exchange == ExchangeType.INFORMATIONAL:
+            try:
+                errors = parse_message(data).errors()
+            except NotifyError:
+                errors = ()
+            if errors:
+                return self._hint(errors[0], path, now)
+        self.context.complain(
+            now, "unknown-ike-spi", f"{path.remote} uses an IKE SA that does not exist here", f"spi {path.remote}"
+        )
+        if self.context.may_answer_stranger(now):
+            self._answer_unprotected(header, NotifyPayload(InvalidIkeSpi.notify_type), path)
+        return Outcome.UNKNOWN_SPI
+
+    def _hint(self, notify: NotifyPayload, path: Path, now: float) -> Outcome:
+        """s1.5: an unprotected error proves nothing; it is a reason to ask the peer whether it still knows us."""
+        name, meaning = notify_name(notify.notify_type), error_meaning(notify.notify_type)
+        self.context.complain(now, "hint", f"{path.remote} says unprotected {name}: {meaning}", f"hint {path.remote}")
+        if self.context.may_answer_stranger(now):
+            for sa in self._sas_of(path):
+                sa.probe(now)
+        return Outcome.UNPROTECTED
+
+    def _sas_of(self, path: Path) -> list[IkeSa]:
+        sas = self.context.ike_sas.values()
+        return [sa for sa in sas if sa.usable and sa.path.remote == path.remote]
+
+    # -- the data plane --------------------------------------------------------------------------------------------
+
+    def handle_data_plane(self, event: DataPlaneEvent, now: float) -> None:
+        match event:
+            case IkeDatagram(path, data):
+                self.receive_datagram(data, path, now)
+            case Acquire(reqid):
+                self._acquire(event, reqid, now)
+            case SoftLifetime(reqid, spi, inbound):
+                if child := self.context.children.find(reqid, spi, inbound):
+                    child.ike.rekey_child(child, now)
+            case HardLifetime(reqid, spi, inbound):
+                if child := self.context.children.find(reqid, spi, inbound):
+                    child.ike.expire_child(child, now)
+            case UnknownSpi(spi, path):
+                self._unknown_esp_spi(spi, path, now)
+            case FirstInbound(spi) | InboundSeen(spi) | PeerMoved(spi):
+                if child := self.context.children.by_spi.get(spi):
+                    self._authentic_esp(event, child, now)
+
+    def _authentic_esp(self, event: FirstInbound | InboundSeen | PeerMoved, child: ChildSa, now: float) -> None:
+        child.ike.last_heard = now
+        if isinstance(event, FirstInbound):
+            child.ike.first_inbound(child)
+        elif isinstance(event, PeerMoved):
+            child.ike.peer_moved(event.path, now)
+
+    def _acquire(self, event: Acquire, reqid: int, now: float) -> None:
+        owner = self.context.reqids.owner(reqid)
+        if owner is None:
+            return
+        connection = self.connections[owner[0]]
+        child = connection.child(owner[1])
+        if child is not None:
+            connection.acquire(event, child, now)
+
+    def _unknown_esp_spi(self, spi: int, path: Path, now: float) -> None:
+        """s1.5: tell the peer, over its IKE SA and not too often; without an IKE SA it is only counted."""
+        self.counters["unknown ESP SPI"] += 1
+        for sa in self._sas_of(path)[-1:]:
+            if now - self._invalid_spi_sent.get(sa.own_spi, float("-inf")) >= MAX_INVALID_SPI_INTERVAL:
+                self._invalid_spi_sent = {k: t for k, t in self._invalid_spi_sent.items() if k in self.context.ike_sas}
+                self._invalid_spi_sent[sa.own_spi] = now
+                sa.start(Report(NotifyPayload(NotifyType.INVALID_SPI, spi.to_bytes(ESP_SPI_LENGTH, "big"))), now)
+
+

@@ -1,0 +1,143 @@
+"""CREATE_CHILD_SA as far as new Child SAs and rekeyed ones are alike (RFC 7296 s1.3.1, s1.3.3), both roles."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.constants import ExchangeType, InvalidKePayload, InvalidSyntax, NotifyError, NotifyType
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange
+from ipsecfast.ike.exchange.base import Exchange, error_code, raise_for_errors, require
+from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree, answer_payloads, build_child
+from ipsecfast.ike.exchange.informational import DeleteOffered
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
+from ipsecfast.ike.proposal import key_exchange_groups
+from ipsecfast.ike.states import IkeState
+from ipsecfast.model import Acquire, ChildConfig, Proposal
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+
+class ChildExchange(Exchange):
+    """The initiator's side: offer, nonce, key exchange where a proposal has one, once more with the peer's group."""
+
+    type = ExchangeType.CREATE_CHILD_SA
+    states = frozenset({IkeState.ESTABLISHED})
+
+    def __init__(self, child: ChildConfig) -> None:
+        self.child = child
+        self.offer: ChildOffer | None = None
+        self._group: int | None = None
+        self._nonce = b""
+        self._key_exchange: KeyExchange | None = None
+
+    def propose(
+        self, sa: IkeSa, now: float, *before: Payload, packet: Acquire | None = None, old: ChildSa | None = None
+    ) -> Sequence[Payload] | None:
+        """`before`, then the offer. None when no SPI is free."""
+        self.offer = ChildOffer.make(sa, self.child, ke=True, packet=packet, old=old)
+        if self.offer is None:
+            sa.child_refused(self.child, "all inbound SPIs are in use", now)
+            return None
+        self._nonce = sa.context.nonce()
+        return (*before, *self.offer.payloads(NoncePayload(self._nonce), *self._ke_payload(sa, self.offer)))
+
+    def _ke_payload(self, sa: IkeSa, offer: ChildOffer) -> tuple[Payload, ...]:
+        groups = key_exchange_groups(offer.proposals)
+        if not groups:
+            self._key_exchange = None
+            return ()
+        self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
+        return (KePayload(self._key_exchange.group, self._key_exchange.public),)
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        assert self.offer is not None
+        raise_for_errors(message)
+        try:
+            terms = self.offer.accept(message)
+            nonce = require(message, NoncePayload).data
+            shared = self._shared_secret(terms.proposal, message)
+        except NotifyError:
+            if message.get(SaPayload) is not None:  # the peer has it installed: take it back
+                sa.start(DeleteOffered(self.offer.spi), now)
+                self.offer = None
+            raise
+        self.offer = None  # its SPI is the Child SA's now
+        self.created(sa, build_child(sa, terms, (self._nonce, nonce), shared, initiator=True, now=now), now)
+
+    def _shared_secret(self, proposal: Proposal, message: Message) -> bytes:
+        """g^ir (new) of s2.17 when the responder chose a group, else nothing."""
+        groups = key_exchange_groups((proposal,))
+        if not groups:
+            return b""
+        ke = require(message, KePayload)
+        if self._key_exchange is None or ke.group != self._key_exchange.group or ke.group not in groups:
+            raise InvalidSyntax(f"the peer answered with key exchange group {ke.group}, which we did not send")
+        return self._key_exchange.shared_secret(ke.data)
+
+    @abstractmethod
+    def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        """The peer has the new Child SA installed; it is not installed here yet."""
+
+    @abstractmethod
+    def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
+        """No Child SA, and asking again at once would not change it. `text` says what both sides want."""
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        text = f"{error}; we offered {self.offer}" if self.offer else str(error)
+        offered = self.offer.proposals if self.offer else ()
+        self._release(sa)
+        if error_code(error) == NotifyType.INVALID_KE_PAYLOAD and self._group is None:
+            group = int.from_bytes(error.notify_data, "big")
+            if group in key_exchange_groups(offered):
+                self._group = group
+                sa.start(self, now, first=True)
+                return
+        self.refused(sa, error, text, now)
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        self._release(sa)
+
+    def _release(self, sa: IkeSa) -> None:
+        if self.offer is not None:
+            sa.context.children.spis.release(self.offer.spi)
+            self.offer = None
+
+
+def answer_child(
+    sa: IkeSa, message: Message, now: float, old: ChildSa | None = None
+) -> tuple[ChildSa, Sequence[Payload]]:
+    """The responder's side: a Child SA that is not installed yet, and the payloads of the response.
+
+    Raises:
+        NoProposalChosen, TsUnacceptable, InvalidKePayload, NoAdditionalSas, InvalidSyntax.
+    """
+    nonce_i = require(message, NoncePayload).data
+    request = ChildRequest.parse(sa, message)
+    terms = agree(sa, request, ke=True, old=old)
+    try:
+        ke, shared = _answer_key_exchange(sa, terms, message)
+    except NotifyError:
+        sa.context.children.spis.release(terms.spi_in)
+        raise
+    nonce_r = sa.context.nonce()
+    child = build_child(sa, terms, (nonce_i, nonce_r), shared, initiator=False, now=now)
+    return child, answer_payloads(request, terms, NoncePayload(nonce_r), *ke)
+
+
+def _answer_key_exchange(sa: IkeSa, terms: ChildTerms, message: Message) -> tuple[tuple[Payload, ...], bytes]:
+    """KEr and g^ir where the chosen proposal has a group (s1.3.1)."""
+    groups = key_exchange_groups((terms.proposal,))
+    if not groups:
+        return (), b""
+    ke = message.get(KePayload)
+    if ke is None or ke.group != groups[0]:
+        sent = f"group {ke.group}" if ke else "no key exchange"
+        raise InvalidKePayload(groups[0], f"the peer sent {sent}, we take group {groups[0]}")
+    key_exchange = generate_key_exchange(ke.group, sa.context.random)
+    shared = key_exchange.shared_secret(ke.data)
+    return (KePayload(key_exchange.group, key_exchange.public),), shared

@@ -1,0 +1,255 @@
+"""The part of IKE_AUTH and CREATE_CHILD_SA that both share: offering, answering and building one Child SA.
+
+RFC 7296 s1.2, s1.3.1, s2.9 (selectors), s2.17 (keys), s2.23.1 (transport mode behind a NAT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.constants import (
+    ESP_SPI_LENGTH,
+    EsnId,
+    InvalidSyntax,
+    NoAdditionalSas,
+    NoProposalChosen,
+    NotifyType,
+    PayloadType,
+    TsUnacceptable,
+)
+from ipsecfast.ike.exchange.base import require
+from ipsecfast.ike.keymat import derive_child_keys
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import NotifyPayload, Payload, SaPayload, TsPayload
+from ipsecfast.ike.proposal import accept_answer, proposal_text, select, without_ke
+from ipsecfast.ike.selectors import (
+    SelectorPair,
+    choose_child,
+    narrow_pair,
+    packet_first,
+    resolve_pair,
+    with_address,
+    within,
+)
+from ipsecfast.model import Acquire, ChildConfig, Mode, Proposal, SaParams, TransformType
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+FIRST_ESP_SPI = 256  # RFC 4303 s2.1: 1 to 255 are reserved, 0 means none
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTerms:
+    """What was agreed: all that a Child SA is made of, but keys. Selectors from our point of view."""
+
+    config: ChildConfig
+    proposal: Proposal
+    selectors: SelectorPair
+    spi_in: int
+    spi_out: int
+    reqid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOffer:
+    """What we propose. `ke` False: without key exchange, as the Child SA of IKE_AUTH (s1.2)."""
+
+    config: ChildConfig
+    proposals: tuple[Proposal, ...]
+    selectors: SelectorPair
+    spi: int
+    reqid: int
+    ke: bool
+
+    @classmethod
+    def make(
+        cls, sa: IkeSa, config: ChildConfig, *, ke: bool, packet: Acquire | None = None, old: ChildSa | None = None
+    ) -> ChildOffer | None:
+        """The offer for a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free."""
+        spi = sa.context.children.spis.allocate()
+        if spi is None:
+            return None
+        selectors = old.selectors if old else resolve_pair(config, sa.path.local, sa.path.remote)
+        if packet is not None:
+            local = packet_first(packet.source, selectors.local)
+            selectors = SelectorPair(local, packet_first(packet.destination, selectors.remote))
+        wire_spi = spi.to_bytes(ESP_SPI_LENGTH, "big")
+        proposals = tuple(
+            replace(p if ke else without_ke(p), spi=wire_spi, number=n) for n, p in enumerate(config.esp_proposals, 1)
+        )
+        reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
+        return cls(config, proposals, selectors, spi, reqid, ke)
+
+    def payloads(self, *between: Payload) -> tuple[Payload, ...]:
+        """[N(USE_TRANSPORT_MODE)], SA, `between`, TSi, TSr."""
+        return (
+            *_mode_notify(self.config.mode),
+            SaPayload(self.proposals),
+            *between,
+            TsPayload(PayloadType.TSi, self.selectors.local),
+            TsPayload(PayloadType.TSr, self.selectors.remote),
+        )
+
+    def accept(self, message: Message) -> ChildTerms:
+        """The responder's choice, checked against the offer (s2.7, s2.9, s1.3.1)."""
+        answer = require(message, SaPayload).proposals
+        proposal = accept_answer(answer, self.proposals, ignore_ke=not self.ke)
+        transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
+        if transport != (self.config.mode == Mode.TRANSPORT):
+            raise NoProposalChosen(f"we asked for {self.config.mode.value} mode, the peer chose the other one")
+        local = require(message, TsPayload, PayloadType.TSi).selectors
+        remote = require(message, TsPayload, PayloadType.TSr).selectors
+        selectors = SelectorPair(local, remote)
+        if not within(selectors, self.selectors):
+            raise TsUnacceptable(f"the peer answered with selectors {selectors} that are not in our {self.selectors}")
+        return ChildTerms(self.config, proposal, selectors, self.spi, outbound_spi(proposal), self.reqid)
+
+    def __str__(self) -> str:
+        proposals = ", ".join(map(proposal_text, self.proposals))
+        return f"{self.selectors} with {proposals} in {self.config.mode.value} mode"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRequest:
+    """What the peer asks for, selectors from our point of view; `as_sent` before any address was replaced (s2.23.1)."""
+
+    proposals: tuple[Proposal, ...]
+    mode: Mode
+    selectors: SelectorPair
+    as_sent: SelectorPair
+
+    @classmethod
+    def parse(cls, sa: IkeSa, message: Message) -> ChildRequest:
+        as_sent = SelectorPair(
+            require(message, TsPayload, PayloadType.TSr).selectors, require(message, TsPayload, PayloadType.TSi).selectors
+        )
+        transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
+        selectors = as_sent
+        if transport and sa.remote_nat:
+            selectors = SelectorPair(selectors.local, with_address(selectors.remote, sa.path.remote))
+        if transport and sa.local_nat:
+            selectors = SelectorPair(with_address(selectors.local, sa.path.local), selectors.remote)
+        mode = Mode.TRANSPORT if transport else Mode.TUNNEL
+        return cls(require(message, SaPayload).proposals, mode, selectors, as_sent)
+
+
+def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = None) -> ChildTerms:
+    """The responder's choice: configured child and selectors (s2.9), then the algorithms (s2.7).
+
+    Raises:
+        TsUnacceptable, NoProposalChosen: the text says what both sides want.
+        NoAdditionalSas: every inbound SPI is in use.
+    """
+    config, selectors = _choose(sa, request, old)
+    proposal = select(request.proposals, config.esp_proposals, ignore_ke=not ke)
+    spi_out = outbound_spi(proposal)
+    spi_in = sa.context.children.spis.allocate()
+    if spi_in is None:
+        raise NoAdditionalSas("all inbound SPIs are in use")
+    reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
+    return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid)
+
+
+def _choose(sa: IkeSa, request: ChildRequest, old: ChildSa | None) -> tuple[ChildConfig, SelectorPair]:
+    children = (old.config,) if old else sa.connection.config.children
+    chosen = choose_child(request.selectors, children, request.mode, sa.path.local, sa.path.remote)
+    if chosen is not None:
+        return chosen
+    if old and request.mode == old.config.mode:  # `dynamic` selectors of an address that has moved since
+        selectors = narrow_pair(request.selectors, old.selectors)
+        if selectors is not None:
+            return old.config, selectors
+    raise TsUnacceptable(
+        f"the peer wants {request.selectors} in {request.mode.value} mode; configured: {_configured_text(sa, children)}"
+    )
+
+
+def _configured_text(sa: IkeSa, children: Sequence[ChildConfig]) -> str:
+    texts = [f"{c.name} {resolve_pair(c, sa.path.local, sa.path.remote)} in {c.mode.value} mode" for c in children]
+    return "; ".join(texts) or "no child"
+
+
+def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload) -> tuple[Payload, ...]:
+    """[N(USE_TRANSPORT_MODE)], SA, `between`, TSi, TSr: the choice in the peer's own addresses (s2.23.1)."""
+    proposal = replace(terms.proposal, spi=terms.spi_in.to_bytes(ESP_SPI_LENGTH, "big"))
+    remote, local = terms.selectors.remote, terms.selectors.local
+    if request.selectors != request.as_sent:
+        remote = with_address(remote, request.as_sent.remote[0].start)
+        local = with_address(local, request.as_sent.local[0].start)
+    return (
+        *_mode_notify(terms.config.mode),
+        SaPayload((proposal,)),
+        *between,
+        TsPayload(PayloadType.TSi, remote),
+        TsPayload(PayloadType.TSr, local),
+    )
+
+
+def _mode_notify(mode: Mode) -> tuple[Payload, ...]:
+    return (NotifyPayload(NotifyType.USE_TRANSPORT_MODE),) if mode == Mode.TRANSPORT else ()
+
+
+def outbound_spi(proposal: Proposal) -> int:
+    spi = int.from_bytes(proposal.spi, "big")
+    if len(proposal.spi) != ESP_SPI_LENGTH or spi < FIRST_ESP_SPI:
+        raise InvalidSyntax(f"ESP can't have the SPI {proposal.spi.hex() or 'of no octets'}")
+    return spi
+
+
+def build_child(
+    sa: IkeSa, terms: ChildTerms, nonces: tuple[bytes, bytes], shared: bytes, *, initiator: bool, now: float
+) -> ChildSa:
+    """Keys (s2.17) and parameters; the Child SA belongs to `sa` and is not installed yet. `nonces`: Ni, Nr."""
+    encryption = next(t for t in terms.proposal.transforms if t.type == TransformType.ENCR)
+    to_responder, to_initiator = derive_child_keys(sa.prf, sa.keys.sk_d, encryption, *nonces, shared)
+    key_out, key_in = (to_responder, to_initiator) if initiator else (to_initiator, to_responder)
+    inbound = _params(sa, terms, encryption.id, terms.spi_in, key_in)
+    outbound = _params(sa, terms, encryption.id, terms.spi_out, key_out)
+    child = ChildSa(
+        sa, terms.config, terms.proposal, terms.selectors, inbound, outbound, initiator=initiator, nonces=nonces, now=now
+    )
+    sa.children[terms.spi_in] = child
+    return child
+
+
+def _params(sa: IkeSa, terms: ChildTerms, encryption: int, spi: int, key: bytes) -> SaParams:
+    config, lifetime = terms.config, terms.config.lifetime
+    esn = any(t.type == TransformType.ESN and t.id == EsnId.ESN for t in terms.proposal.transforms)
+    return SaParams(
+        spi=spi,
+        reqid=terms.reqid,
+        encryption=encryption,
+        key=key,
+        path=sa.esp_path,
+        local_ts=terms.selectors.local,
+        remote_ts=terms.selectors.remote,
+        mode=config.mode,
+        udp_encap=sa.udp_encap,
+        esn=esn,
+        replay_window=config.replay_window,
+        soft_bytes=_jittered(sa, lifetime.rekey_bytes, lifetime.rand_bytes),
+        hard_bytes=lifetime.life_bytes,
+        soft_packets=_jittered(sa, lifetime.rekey_packets, lifetime.rand_packets),
+        hard_packets=lifetime.life_packets,
+        copy_df=config.copy_df,
+        copy_ecn=config.copy_ecn,
+        copy_dscp=config.copy_dscp,
+    )
+
+
+def _jittered(sa: IkeSa, limit: int, spread: int) -> int:
+    """The limit less up to `spread`; 0 stays "no limit"."""
+    return max(1, limit - int(spread * sa.context.fraction())) if limit else 0
+
+
+def child_text(child: ChildSa) -> str:
+    """One line for the log: selectors, algorithms, SPIs."""
+    return (
+        f"{child.selectors}, {proposal_text(child.proposal)}, SPIs {child.spi_in:08x} in, {child.spi_out:08x} out"
+    )
+
+

@@ -1,0 +1,84 @@
+"""CREATE_CHILD_SA for a new Child SA (RFC 7296 s1.3.1), and the door to the two kinds of rekeying (s1.3.2, s1.3.3).
+
+    HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}  -->
+                             <--  HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Nr, [KEr], TSi, TSr}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.constants import NotifyError, NotifyType, TemporaryFailure
+from ipsecfast.ike.exchange import rekey_child, rekey_ike
+from ipsecfast.ike.exchange.base import error_code, require
+from ipsecfast.ike.exchange.child_exchange import ChildExchange, answer_child
+from ipsecfast.ike.exchange.informational import DeleteChild
+from ipsecfast.ike.exchange.rekey_ike import RekeyIke
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import Payload, SaPayload
+from ipsecfast.ike.states import Cause
+from ipsecfast.model import Acquire, ChildConfig, ProtocolId
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+
+class CreateChild(ChildExchange):
+    """The initiator's side of a new Child SA; `packet` is what asked for it."""
+
+    def __init__(self, child: ChildConfig, packet: Acquire | None = None) -> None:
+        super().__init__(child)
+        self.packet = packet
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+        if sa.has_child(self.child):  # the peer was quicker
+            return None
+        return self.propose(sa, now, packet=self.packet)
+
+    def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        sa.install(child, activate=True)
+        resolve_twins(sa, child, now)
+
+    def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
+        if error_code(error) == NotifyType.TEMPORARY_FAILURE:
+            sa.retry_later(self, now)
+        else:
+            sa.child_refused(self.child, text, now)
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        super().abandoned(sa, now)
+        sa.connection.child_waits(self.child, self.packet)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side of all three: what is asked for decides."""
+    if require(message, SaPayload).proposals[0].protocol == ProtocolId.IKE:
+        return rekey_ike.respond(sa, message, now)
+    if sa.closing is not None:
+        raise TemporaryFailure("this IKE SA is about to be closed")
+    if isinstance(sa.current, RekeyIke):  # s2.25.2
+        raise TemporaryFailure("the IKE SA is being rekeyed")
+    if rekeyed := message.notify(NotifyType.REKEY_SA):
+        return rekey_child.respond(sa, rekeyed, message, now)
+    child, payloads = answer_child(sa, message, now)
+    sa.install_first(child, now)
+    resolve_twins(sa, child, now)
+    return payloads
+
+
+def respond_closing(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """s2.25.2: nothing new on an IKE SA that is rekeyed or being deleted."""
+    raise TemporaryFailure(f"the IKE SA is {sa.state.value}")
+
+
+def resolve_twins(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """Both ends made the same Child SA at once. As in s2.8.1 the one with the lowest nonce goes, deleted by the end
+    that made it; both ends see the same four nonces, so they agree whenever each of them looks."""
+    for twin in tuple(sa.children.values()):
+        same = twin.config is child.config and twin.selectors == child.selectors and twin.live
+        if same and twin.initiator != child.initiator:
+            loser = min(child, twin, key=lambda c: min(c.nonces))
+            if loser.initiator:
+                sa.start(DeleteChild(loser, Cause.DUPLICATE), now)

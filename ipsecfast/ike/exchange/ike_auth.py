@@ -1,0 +1,202 @@
+"""IKE_AUTH (RFC 7296 s1.2, s2.15): identities proved by a pre-shared key, and the first Child SA.
+
+    HDR, SK {IDi, [N(INITIAL_CONTACT)], [IDr], AUTH, SAi2, TSi, TSr}  -->
+                             <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike import pad
+from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
+from ipsecfast.ike.constants import (
+    AuthenticationFailed,
+    AuthMethod,
+    ExchangeType,
+    InvalidSyntax,
+    NoAdditionalSas,
+    NotifyError,
+    NotifyType,
+    PayloadType,
+)
+from ipsecfast.ike.exchange.base import Exchange, error_notify, raise_for_errors, require
+from ipsecfast.ike.exchange.child_offer import (
+    ChildOffer,
+    ChildRequest,
+    agree,
+    answer_payloads,
+    build_child,
+)
+from ipsecfast.ike.exchange.informational import DeleteOffered
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
+from ipsecfast.ike.states import IkeState
+from ipsecfast.model import Acquire, ChildConfig, Identity
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.connection import Connection
+    from ipsecfast.ike.sa import IkeSa
+
+# s1.2: with one of these the IKE SA stands and only its first Child SA is missing.
+CHILD_ERRORS = frozenset(
+    {
+        NotifyType.NO_PROPOSAL_CHOSEN,
+        NotifyType.TS_UNACCEPTABLE,
+        NotifyType.SINGLE_PAIR_REQUIRED,
+        NotifyType.INTERNAL_ADDRESS_FAILURE,
+        NotifyType.FAILED_CP_REQUIRED,
+        NotifyType.NO_ADDITIONAL_SAS,
+    }
+)
+
+
+class IkeAuth(Exchange):
+    """The initiator's side."""
+
+    type = ExchangeType.IKE_AUTH
+    states = frozenset({IkeState.CONNECTING})
+
+    def __init__(self, child: ChildConfig, packet: Acquire | None) -> None:
+        self.child = child
+        self.packet = packet
+        self._offer: ChildOffer | None = None
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+        config = sa.connection.config
+        sa.local_id = pad.local_identity(config, sa.path.local)
+        sa.remote_id = config.remote.identity
+        id_i = IdPayload(PayloadType.IDi, sa.local_id)
+        secret = pad.find_secret(config, sa.local_id, sa.remote_id)
+        if secret is None:
+            sa.fail(now, f"there is no secret for us as {sa.local_id} and the peer {sa.remote_id or 'of any identity'}")
+            return None
+        self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
+        if self._offer is None:
+            sa.fail(now, "all inbound SPIs are in use")
+            return None
+        return (
+            id_i,
+            *((NotifyPayload(NotifyType.INITIAL_CONTACT),) if sa.connection.first_contact(sa) else ()),
+            *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
+            AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, own_octets(sa, id_i))),
+            *self._offer.payloads(),
+        )
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        """First who the peer is (s2.15), then whether the Child SA came about too."""
+        fatal = [n for n in message.errors() if n.notify_type not in CHILD_ERRORS]
+        if fatal or message.get(AuthPayload) is None:
+            raise_for_errors(message)
+        identity = require(message, IdPayload, PayloadType.IDr).identity
+        if not pad.accepts_peer(sa.connection.config, identity):
+            raise AuthenticationFailed(f"the peer is {identity}, configured is {sa.connection.config.remote.identity}")
+        verify(sa, sa.connection, message, PayloadType.IDr)
+        sa.remote_id = identity
+        sa.establish(now)
+        self._child(sa, message, now)
+
+    def _child(self, sa: IkeSa, message: Message, now: float) -> None:
+        assert self._offer is not None
+        try:
+            raise_for_errors(message)
+            terms = self._offer.accept(message)
+        except NotifyError as error:
+            if message.get(SaPayload) is not None:  # the peer has it installed: take it back
+                sa.start(DeleteOffered(self._offer.spi), now)
+            else:
+                sa.context.children.spis.release(self._offer.spi)
+            sa.child_refused(self.child, f"{error}; we offered {self._offer}", now)
+            return
+        child = build_child(sa, terms, sa.nonces, b"", initiator=True, now=now)
+        sa.install(child, activate=True)
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        """The IKE SA does not come about. If the fault is the peer's, it believes otherwise: tell it (s2.21.2)."""
+        self.abandoned(sa, now)
+        sa.authentication_failed(error, now)
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        if self._offer is not None:
+            sa.context.children.spis.release(self._offer.spi)
+        sa.connection.child_waits(self.child, self.packet)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side. A wrong proof ends the IKE SA; a Child SA that can't be does not (s1.2, s2.21.2)."""
+    identity = require(message, IdPayload, PayloadType.IDi).identity
+    sa.connection = _choose_connection(sa, message, identity)
+    verify(sa, sa.connection, message, PayloadType.IDi)
+    config = sa.connection.config
+    sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
+    initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
+    if not (initial_contact or sa.connection.admits(sa)):
+        raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
+    id_r = IdPayload(PayloadType.IDr, sa.local_id)
+    secret = pad.find_secret(config, sa.local_id, identity)
+    assert secret is not None  # `verify` found it
+    auth = AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, own_octets(sa, id_r)))
+    sa.establish(now, initial_contact=initial_contact)
+    return (id_r, auth, *_respond_child(sa, message, now))
+
+
+def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    try:
+        request = ChildRequest.parse(sa, message)
+        if sa.closing:
+            raise NoAdditionalSas("this IKE SA is about to be closed")
+        terms = agree(sa, request, ke=False)
+    except InvalidSyntax:
+        raise
+    except NotifyError as error:
+        sa.peer_child_refused(error)
+        return (error_notify(error),)
+    child = build_child(sa, terms, sa.nonces, b"", initiator=False, now=now)
+    sa.install_first(child, now)
+    return answer_payloads(request, terms)
+
+
+def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Connection:
+    """Of the connections for these addresses with this IKE proposal the first whose identities are those claimed."""
+    wanted = message.get(IdPayload, PayloadType.IDr)
+    for connection in (sa.connection, *(c for c in sa.candidates if c is not sa.connection)):
+        config = connection.config
+        names_us = wanted is None or wanted.identity == pad.local_identity(config, sa.path.local)
+        if pad.accepts_peer(config, identity) and names_us and connection.takes(sa.suite.proposal):
+            return connection
+    known = ", ".join(
+        f"{c.config.name} (we are {pad.local_identity(c.config, sa.path.local)}, the peer "
+        f"{c.config.remote.identity or 'anyone'})"
+        for c in sa.candidates
+    )
+    asked = f", asks for {wanted.identity}" if wanted else ""
+    raise AuthenticationFailed(f"the peer says it is {identity}{asked}; that fits no connection: {known}")
+
+
+def verify(sa: IkeSa, connection: Connection, message: Message, kind: PayloadType) -> None:
+    """The peer's AUTH payload against our secret for both identities (s2.15)."""
+    id_payload, auth = require(message, IdPayload, kind), require(message, AuthPayload)
+    local = pad.local_identity(connection.config, sa.path.local)
+    secret = pad.find_secret(connection.config, local, id_payload.identity)
+    if auth.method != AuthMethod.SHARED_KEY_MIC:
+        raise AuthenticationFailed(f"{id_payload.identity} proves itself by method {auth.method}, not by a shared secret")
+    if secret is None:
+        raise AuthenticationFailed(f"there is no secret for us as {local} and the peer {id_payload.identity}")
+    if not verify_psk(sa.prf, secret, peer_octets(sa, id_payload), auth.data):
+        raise AuthenticationFailed(f"{id_payload.identity} has another secret than we have for us as {local} and that peer")
+
+
+def own_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
+    """s2.15: what our AUTH covers: our IKE_SA_INIT message, the peer's nonce, our identity."""
+    nonce_i, nonce_r = sa.nonces
+    if sa.initiator:
+        return signed_octets(sa.init_sent, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)
+    return signed_octets(sa.init_sent, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
+
+
+def peer_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
+    nonce_i, nonce_r = sa.nonces
+    if sa.initiator:
+        return signed_octets(sa.init_received, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
+    return signed_octets(sa.init_received, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)

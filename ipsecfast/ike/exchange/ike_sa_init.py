@@ -1,0 +1,203 @@
+"""IKE_SA_INIT (RFC 7296 s1.2): algorithms, key exchange, nonces, NAT detection, cookies. Nothing here is authentic yet.
+
+    HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*)  -->
+                             <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.auth import nat_detection_hash
+from ipsecfast.ike.constants import (
+    ExchangeType,
+    InvalidKePayload,
+    InvalidSyntax,
+    NoProposalChosen,
+    NotifyError,
+    NotifyType,
+)
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange
+from ipsecfast.ike.exchange.base import Exchange, PeerError, require
+from ipsecfast.ike.exchange.ike_auth import IkeAuth
+from ipsecfast.ike.keymat import derive_ike_keys
+from ipsecfast.ike.message import ZERO_SPI, Message
+from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
+from ipsecfast.ike.proposal import accept_answer, key_exchange_groups, proposal_text, select
+from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.suite import Suite
+from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, ChildConfig, Proposal
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+# Cookies, then another group, then a fresh cookie: a responder that asks for more than this plays with us (s2.6.1).
+MAX_RESTARTS = 6
+NAT_HASH_LENGTH = 20
+
+
+class IkeSaInit(Exchange):
+    """The initiator's side. `child` is negotiated in the IKE_AUTH that follows."""
+
+    type = ExchangeType.IKE_SA_INIT
+    states = frozenset({IkeState.CONNECTING})
+
+    def __init__(self, child: ChildConfig, packet: Acquire | None) -> None:
+        self.child = child
+        self.packet = packet
+        self._cookie: NotifyPayload | None = None
+        self._key_exchange: KeyExchange | None = None
+        self._nonce = b""
+        self._restarts = 0
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+        """The same nonce and proposals each time; a cookie stays in front once we were given one (s2.6)."""
+        proposals = sa.connection.proposals
+        if self._key_exchange is None:
+            groups = key_exchange_groups(proposals)
+            self._key_exchange = generate_key_exchange(groups[0], sa.context.random)
+            self._nonce = sa.context.nonce()
+        return (
+            *((self._cookie,) if self._cookie else ()),
+            SaPayload(proposals),
+            KePayload(self._key_exchange.group, self._key_exchange.public),
+            NoncePayload(self._nonce),
+            *nat_detection(sa, ZERO_SPI),
+        )
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        """Anyone on the path could have made this: what doesn't fit is passed over, the wait goes on (s2.21.1)."""
+        if cookie := message.notify(NotifyType.COOKIE):
+            self._cookie = NotifyPayload(NotifyType.COOKIE, cookie.data)
+            self._restart(sa, now, "it asks for a cookie")
+        elif wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD):
+            self._another_group(sa, wanted, now)
+        elif message.errors():
+            self._refused(sa, PeerError(message.errors()[0]), now)
+        else:
+            self._accept(sa, message, now)
+
+    def _restart(self, sa: IkeSa, now: float, why: str) -> None:
+        self._restarts += 1
+        if self._restarts > MAX_RESTARTS:
+            sa.fail(now, f"the peer keeps on asking for another IKE_SA_INIT; the last time {why}")
+            return
+        sa.restart(self)
+
+    def _another_group(self, sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+        """s1.2: again with the group that the responder takes, if we offered it."""
+        group = int.from_bytes(notify.data, "big")
+        offered = key_exchange_groups(sa.connection.proposals)
+        used = self._key_exchange.group if self._key_exchange else 0
+        if len(notify.data) != 2 or group not in offered or group == used:
+            raise InvalidSyntax(f"the peer asks for key exchange group {group}; we offered {offered} and sent {used}")
+        self._key_exchange = generate_key_exchange(group, sa.context.random)
+        self._restart(sa, now, f"for group {group}")
+
+    def _refused(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        """Not authentic, but NO_PROPOSAL_CHOSEN would only come again; others may be forged, so we go on waiting."""
+        if error.code != NotifyType.NO_PROPOSAL_CHOSEN:
+            raise error
+        ours = ", ".join(map(proposal_text, sa.connection.proposals))
+        sa.fail(now, f"the peer accepts none of our IKE proposals {ours}, or has no connection for our addresses")
+
+    def _accept(self, sa: IkeSa, message: Message, now: float) -> None:
+        assert self._key_exchange is not None
+        proposal = accept_answer(require(message, SaPayload).proposals, sa.connection.proposals)
+        ke, nonce = require(message, KePayload), require(message, NoncePayload).data
+        if ke.group != self._key_exchange.group or ke.group not in key_exchange_groups((proposal,)):
+            raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
+        if message.spi_r == ZERO_SPI:
+            raise InvalidSyntax("the peer has no SPI")
+        shared = self._key_exchange.shared_secret(ke.data)
+        sa.spi_r = message.spi_r
+        derive_keys(sa, proposal, (self._nonce, nonce), shared)
+        detect_nat(sa, message)
+        if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
+            sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
+        sa.authenticate(IkeAuth(self.child, self.packet), now)
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        """Nothing failed: it may have been a stranger's message, and the right one may still come."""
+        sa.context.complain(now, "bad-response", f"{sa}: IKE_SA_INIT response passed over: {error}", "init-response")
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        sa.connection.child_waits(self.child, self.packet)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side; cookies were dealt with before (`endpoint`). Errors go back unprotected, no SA remains."""
+    offered = require(message, SaPayload).proposals
+    ke, nonce_i = require(message, KePayload), require(message, NoncePayload).data
+    proposal = _select(sa, offered)
+    groups = key_exchange_groups((proposal,))
+    if ke.group not in groups:
+        raise InvalidKePayload(groups[0], f"the peer sent a value for group {ke.group}, we take group {groups[0]}")
+    key_exchange = generate_key_exchange(ke.group, sa.context.random)
+    shared = key_exchange.shared_secret(ke.data)
+    nonce_r = sa.context.nonce()
+    sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
+    derive_keys(sa, proposal, (nonce_i, nonce_r), shared)
+    detect_nat(sa, message)
+    return (
+        SaPayload((proposal,)),
+        KePayload(key_exchange.group, key_exchange.public),
+        NoncePayload(nonce_r),
+        *nat_detection(sa, sa.spi_r),
+    )
+
+
+def _select(sa: IkeSa, offered: Sequence[Proposal]) -> Proposal:
+    """The first connection for these addresses that accepts one of the proposals; the identities decide later."""
+    reasons = []
+    for connection in sa.candidates:
+        try:
+            proposal = select(offered, connection.proposals)
+        except NoProposalChosen as error:
+            reasons.append(f"{connection.config.name}: {error}")
+            continue
+        sa.connection = connection
+        return proposal
+    raise NoProposalChosen("; ".join(reasons))
+
+
+def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], shared: bytes) -> None:
+    """s2.14: from the first exchange's secret to all keys of the IKE SA."""
+    suite = Suite.of(proposal)
+    sa.nonces = nonces
+    sa.install_keys(suite, derive_ike_keys(suite.prf, suite.encr, suite.integ, shared, *nonces, sa.spi_i, sa.spi_r))
+
+
+def nat_detection(sa: IkeSa, spi_r: bytes) -> tuple[Payload, ...]:
+    """s2.23: hashes of where we send from and to. `encap = true`: a random source, so that a NAT is seen (forced UDP)."""
+    path = sa.path
+    source = nat_detection_hash(sa.spi_i, spi_r, path.local, path.local_port)
+    if sa.connection.config.encap:
+        source = sa.context.random(NAT_HASH_LENGTH)
+    return (
+        NotifyPayload(NotifyType.NAT_DETECTION_SOURCE_IP, source),
+        NotifyPayload(
+            NotifyType.NAT_DETECTION_DESTINATION_IP,
+            nat_detection_hash(sa.spi_i, spi_r, path.remote, path.remote_port),
+        ),
+    )
+
+
+def detect_nat(sa: IkeSa, message: Message) -> None:
+    """s2.23: the peer is behind a NAT if none of its sources is where the message came from; we are, if the
+    destination is not where it arrived. A peer that sends neither does no NAT traversal."""
+    path = sa.path
+    sources = _hashes(message, NotifyType.NAT_DETECTION_SOURCE_IP)
+    destinations = _hashes(message, NotifyType.NAT_DETECTION_DESTINATION_IP)
+    seen = nat_detection_hash(message.spi_i, message.spi_r, path.remote, path.remote_port)
+    here = nat_detection_hash(message.spi_i, message.spi_r, path.local, path.local_port)
+    sa.remote_nat = bool(sources) and seen not in sources
+    sa.local_nat = bool(destinations) and here not in destinations
+    supported = bool(sources) and bool(destinations)
+    sa.udp_encap = sa.remote_nat or sa.local_nat or (supported and sa.connection.config.encap)
+
+
+def _hashes(message: Message, kind: NotifyType) -> list[bytes]:
+    return [n.data for n in message.all(NotifyPayload) if n.notify_type == kind]

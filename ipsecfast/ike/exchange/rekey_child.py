@@ -1,0 +1,117 @@
+"""Rekeying a Child SA (RFC 7296 s1.3.3, s2.8) and what happens when both ends do it at once (s2.8.1, s2.25.1).
+
+    HDR, SK {N(REKEY_SA), [N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}  -->
+                             <--  HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Nr, [KEr], TSi, TSr}
+    HDR, SK {D(old)}  -->
+                             <--  HDR, SK {D(old)}
+
+The initiator sends on the new SA from the response on. The responder receives on it before it answers, and sends on it
+when the initiator did, or deletes the old one: so at no moment does a packet meet an SA that is not there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.child import ChildSa, ChildState
+from ipsecfast.ike.constants import (
+    ESP_SPI_LENGTH,
+    ChildSaNotFound,
+    InvalidSyntax,
+    NotifyError,
+    NotifyType,
+    TemporaryFailure,
+)
+from ipsecfast.ike.exchange.base import error_code
+from ipsecfast.ike.exchange.child_exchange import ChildExchange, answer_child
+from ipsecfast.ike.exchange.informational import DeleteChild
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import NotifyPayload, Payload
+from ipsecfast.ike.states import Cause
+from ipsecfast.model import ProtocolId
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+
+class RekeyChild(ChildExchange):
+    """The initiator's side."""
+
+    def __init__(self, old: ChildSa) -> None:
+        super().__init__(old.config)
+        self.old = old
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+        if not self.old.live:  # the peer rekeyed or deleted it meanwhile
+            return None
+        spi = self.old.spi_in.to_bytes(ESP_SPI_LENGTH, "big")  # s1.3.3: the one that we receive on
+        payloads = self.propose(sa, now, NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi), old=self.old)
+        if payloads is not None:
+            self.old.state = ChildState.REKEYING
+        return payloads
+
+    def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        """s2.8.1: of two successors the one with the lowest of the four nonces goes, deleted by the end that made it."""
+        old, theirs = self.old, self.old.collision
+        if theirs is not None and min(child.nonces) < min(theirs.nonces):
+            sa.install(child, activate=False)
+            child.state = ChildState.REDUNDANT
+            old.successor = theirs
+            if old.state == ChildState.REKEYING:
+                old.state = ChildState.REKEYED
+            sa.start(DeleteChild(child, Cause.REKEYED), now, first=True)
+            return
+        if theirs is not None and theirs.live:
+            theirs.state = ChildState.REDUNDANT
+        sa.install(child, activate=True)
+        old.successor = child
+        if old.state == ChildState.REKEYING:
+            old.state = ChildState.REKEYED
+            sa.start(DeleteChild(old, Cause.REKEYED), now, first=True)
+        sa.note("child-rekeyed", f"{child.config.name}: rekeyed, {old.spi_in:08x} became {child.spi_in:08x}", child=child)
+
+    def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
+        old, code = self.old, error_code(error)
+        if old.state != ChildState.REKEYING:
+            return  # the peer's own rekey or DELETE has settled it
+        if old.collision is not None:  # s2.25.1: ours came too late; the peer's successor stands
+            old.state, old.successor = ChildState.REKEYED, old.collision
+        elif code == NotifyType.CHILD_SA_NOT_FOUND:
+            sa.lost_child(old, now)
+        else:
+            old.state = ChildState.INSTALLED
+            sa.retry_rekey(old, now)
+            if code != NotifyType.TEMPORARY_FAILURE:
+                sa.note("rekey-failed", f"{old.config.name}: rekey failed: {text}", warning=True, child=old)
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        super().abandoned(sa, now)
+        if self.old.state == ChildState.REKEYING and sa.closed:
+            self.old.state = ChildState.INSTALLED
+
+
+def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side; `rekeyed` names the SA by the SPI that the peer receives on, our outbound one."""
+    if rekeyed.protocol != ProtocolId.ESP or len(rekeyed.spi) != ESP_SPI_LENGTH:
+        raise InvalidSyntax("REKEY_SA names no ESP SA")
+    old = _find(sa, rekeyed)
+    child, payloads = answer_child(sa, message, now, old)
+    sa.install(child, activate=False)  # inbound before the response leaves, outbound on FirstInbound or DELETE (s2.8)
+    if old.state == ChildState.REKEYING:
+        old.collision = child  # s2.25.1: as usual; the response to our own rekey brings the other two nonces
+    else:
+        old.state, old.successor = ChildState.REKEYED, child
+    sa.note("child-rekeyed", f"{child.config.name}: rekeyed by the peer, {old.spi_in:08x} became {child.spi_in:08x}", child=child)
+    return payloads
+
+
+def _find(sa: IkeSa, rekeyed: NotifyPayload) -> ChildSa:
+    old = sa.child_by_outbound(int.from_bytes(rekeyed.spi, "big"))
+    if old is None:
+        if sa.rekey_unsettled:  # s2.8.2: the Child SAs may come to this IKE SA in a moment
+            raise TemporaryFailure("the IKE SA was rekeyed by both ends at once")
+        raise ChildSaNotFound(f"no Child SA has the outbound SPI {rekeyed.spi.hex()}", rekeyed.spi)
+    if not old.live or old.collision is not None:  # s2.25.1: it has a successor, or we are closing it
+        raise TemporaryFailure(f"the Child SA {old.spi_in:08x} is {old.state.value}")
+    return old

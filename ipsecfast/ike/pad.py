@@ -1,0 +1,67 @@
+"""The Peer Authorization Database (RFC 4301 s4.4.3): which connection is for whom, and which secret proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from ipsecfast.ike.constants import IdType
+from ipsecfast.model import ConnectionConfig, Identity, IPAddress, IPNetwork, Path
+
+
+def address_rank(configured: Sequence[IPAddress | IPNetwork], address: IPAddress) -> int:
+    """How exactly `address` is meant: 3 by itself, 2 by its network, 1 by "any", 0 not at all."""
+    if not configured:
+        return 1
+    if address in configured:
+        return 3
+    networks = (n for n in configured if isinstance(n, (IPv4Network, IPv6Network)))
+    return 2 if any(address in network for network in networks) else 0
+
+
+def for_path(connections: Iterable[ConnectionConfig], path: Path) -> list[ConnectionConfig]:
+    """The connections that a datagram on `path` may belong to, the most exact addresses first."""
+    ranked = []
+    for connection in connections:
+        remote = address_rank(connection.remote_addrs, path.remote)
+        local = address_rank(connection.local_addrs, path.local)
+        if remote and local:
+            ranked.append((remote, local, connection))
+    return [connection for _, _, connection in sorted(ranked, key=lambda r: r[:2], reverse=True)]
+
+
+def peer_addresses(connection: ConnectionConfig) -> tuple[IPAddress, IPAddress] | None:
+    """Our address and the peer's, for a connection that can initiate: the first pair of one family."""
+    ours, theirs = _hosts(connection.local_addrs), _hosts(connection.remote_addrs)
+    return next(((our, their) for their in theirs for our in ours if our.version == their.version), None)
+
+
+def _hosts(configured: Sequence[IPAddress | IPNetwork]) -> list[IPAddress]:
+    return [a for a in configured if isinstance(a, (IPv4Address, IPv6Address))]
+
+
+def local_identity(connection: ConnectionConfig, address: IPAddress) -> Identity:
+    """Who we are for this peer; without a configured identity, our address."""
+    if connection.local.identity is not None:
+        return connection.local.identity
+    return Identity(IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR, address.packed)
+
+
+def accepts_peer(connection: ConnectionConfig, peer: Identity) -> bool:
+    return connection.remote.identity in (None, peer)
+
+
+def find_secret(connection: ConnectionConfig, local: Identity, peer: Identity | None) -> bytes | None:
+    """The secret that names both identities before one that names the peer, us, or nobody. A secret of two or more
+    identities without the peer's belongs to other peers. `peer` is None while we don't know it."""
+    ranked = [(rank, s.secret) for s in connection.secrets if (rank := _secret_rank(s.identities, local, peer)) is not None]
+    return max(ranked, key=lambda r: r[0])[1] if ranked else None
+
+
+def _secret_rank(identities: Sequence[Identity], local: Identity, peer: Identity | None) -> int | None:
+    if not identities:
+        return 0
+    if peer in identities:
+        return 3 if local in identities else 2
+    names_us = local in identities and (len(identities) == 1 or peer is None)
+    return 1 if names_us else None

@@ -1,0 +1,648 @@
+"""The IKE SA (RFC 7296 s1, s2): its states, the table of what is allowed in each, its exchanges one at a time.
+
+`TRANSITIONS` is the protocol: (state, exchange, our role in it) -> handler. What is absent is refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+from ipsecfast.ike.actions import Notify
+from ipsecfast.ike.channel import Channel
+from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
+from ipsecfast.ike.constants import (
+    AuthenticationFailed,
+    ExchangeType,
+    IntegrityError,
+    InvalidSyntax,
+    NotifyError,
+    NotifyType,
+)
+from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
+from ipsecfast.ike.crypto import Prf
+from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_sa_init, informational
+from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
+from ipsecfast.ike.exchange.child_offer import child_text
+from ipsecfast.ike.exchange.create_child_sa import CreateChild
+from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Liveness, Report
+from ipsecfast.ike.exchange.rekey_child import RekeyChild
+from ipsecfast.ike.exchange.rekey_ike import RekeyIke
+from ipsecfast.ike.keymat import IkeKeys
+from ipsecfast.ike.message import Header, Message
+from ipsecfast.ike.payloads import NotifyPayload, Payload
+from ipsecfast.ike.proposal import proposal_text
+from ipsecfast.ike.states import Cause, IkeState, Role
+from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.window import Arrival
+from ipsecfast.model import NAT_T_PORT, ChildConfig, Identity, Path
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.connection import Connection
+
+
+class IkeSa(Channel):
+    """One IKE SA. `candidates`: the connections it may belong to until the peer's identity decides (responder)."""
+
+    def __init__(
+        self, context: Context, candidates: Sequence[Connection], path: Path, *, initiator: bool, now: float
+    ) -> None:
+        super().__init__(context, path, initiator=initiator)
+        self.candidates = tuple(candidates)
+        self.connection = self.candidates[0]
+        self.state = IkeState.CONNECTING
+        self.own_spi = context.new_ike_spi()
+        if initiator:
+            self.spi_i = self.own_spi
+        self.local_id: Identity | None = None
+        self.remote_id: Identity | None = None
+        self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
+        self.local_nat = self.remote_nat = self.udp_encap = False
+        self.children: dict[int, ChildSa] = {}
+        self.queue: deque[Exchange] = deque()
+        self.delayed: list[Exchange] = []
+        self.current: Exchange | None = None
+        self.closing: Cause | None = None
+        self.predecessor: IkeSa | None = None
+        self.peer_successor: IkeSa | None = None  # s2.8.2: what the peer's rekey made of this one
+        self.redundant = False
+        self.created_at = self.last_heard = now
+        self.established_at: float | None = None
+        self.answering = False
+        self.rekey_at: float | None = None
+        self.expires_at: float | None = None
+
+    # -- messages in -----------------------------------------------------------------------------------------------
+
+    def handle(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        """One datagram for this IKE SA: the window, the table, the cipher, the handler, in this order."""
+        arrival = self.window.classify(header.is_response, header.message_id, data)
+        if arrival is Arrival.DUPLICATE_REQUEST:
+            assert self.window.cached_response is not None
+            self.transmit(self.window.cached_response, path, now)
+            return Outcome.DUPLICATE
+        if arrival is Arrival.OUT_OF_WINDOW:
+            return Outcome.OUT_OF_WINDOW
+        role = Role.INITIATOR if header.is_response else Role.RESPONDER
+        handler = TRANSITIONS.get((self.state, header.exchange, role))
+        if handler is None or not self._fits(header, role):
+            return Outcome.REFUSED
+        if role is Role.RESPONDER:
+            return self._on_request(handler, header, data, path, now)
+        return self._on_response(handler, header, data, path, now)
+
+    def _fits(self, header: Header, role: Role) -> bool:
+        """The initiator flag, who may begin an IKE SA, and that the response is one to the request that we sent."""
+        same_spis = header.spi_i == self.spi_i and header.spi_r == self.spi_r
+        if header.from_initiator == self.initiator or not (same_spis or header.exchange == ExchangeType.IKE_SA_INIT):
+            return False
+        if header.exchange in _OPENING and (role is Role.INITIATOR) != self.initiator:
+            return False
+        if role is Role.INITIATOR and (self.current is None or self.current.type != header.exchange):
+            return False
+        return header.exchange == ExchangeType.IKE_SA_INIT or self.has_keys
+
+    def _on_request(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        try:
+            message: Message | NotifyError = self.open(header.exchange, data)
+        except IntegrityError:
+            return Outcome.INTEGRITY
+        except NotifyError as error:  # authentic, so it is answered (s2.21.3)
+            message = error
+        self._heard(path, now)
+        return self.answer(handler, message, header, data, path, now)
+
+    def answer(
+        self, handler: Handler, message: Message | NotifyError, header: Header, data: bytes, path: Path, now: float
+    ) -> Outcome:
+        """Exactly one response to a request, whatever comes of it; all actions of the handler stand before it."""
+        failure = message if isinstance(message, NotifyError) else None
+        payloads: Sequence[Payload] = ()
+        if not isinstance(message, NotifyError):
+            self.answering = True  # what the handler starts leaves after the response
+            try:
+                payloads = handler(self, message, now)
+            except NotifyError as error:
+                failure = error
+            self.answering = False
+        if failure is not None:
+            payloads = (error_notify(failure),)
+            self._request_refused(header.exchange, failure, now)
+        response = self.encode(header.exchange, header.message_id, payloads, response=True)
+        if header.exchange == ExchangeType.IKE_SA_INIT:
+            self.init_received, self.init_sent = data, response
+        self.window.answered(data, response)
+        self.transmit(response, path, now)
+        if failure is not None and self._is_fatal(header.exchange, failure):
+            self.close(Cause.PROTOCOL if self.state is not IkeState.CONNECTING else Cause.REFUSED, now)
+        self.advance(now)
+        return Outcome.PROCESSED if failure is None else Outcome.ANSWERED_ERROR
+
+    def _is_fatal(self, exchange: int, error: NotifyError) -> bool:
+        """s2.21.2: any error ends an IKE SA that is not authenticated; s2.21.3: so does INVALID_SYNTAX an authentic one.
+        After IKE_SA_INIT there is none yet (s2.21.1)."""
+        if exchange == ExchangeType.IKE_SA_INIT:
+            return False
+        return self.state is IkeState.CONNECTING or isinstance(error, (InvalidSyntax, AuthenticationFailed))
+
+    def _request_refused(self, exchange: int, error: NotifyError, now: float) -> None:
+        name = ExchangeType(exchange).name
+        text = f"{self}: {name} request answered with {error.notify_type.name}: {error}"
+        if self.state is IkeState.CONNECTING:
+            self.context.complain(now, "request-refused", text, f"{name} {self.path.remote}")
+        else:
+            self.context.emit(Notify("request-refused", text, WARNING, self.connection.config.name, key=name))
+
+    def _on_response(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        exchange, protected = self.current, header.exchange != ExchangeType.IKE_SA_INIT
+        assert exchange is not None
+        try:
+            message: Message | NotifyError = self.open(header.exchange, data)
+        except IntegrityError:
+            return Outcome.INTEGRITY
+        except NotifyError as error:
+            message = error
+        if protected:
+            self._heard(path, now)
+            self.request_concluded()
+        outcome = self._take_response(handler, exchange, message, data, now)
+        if self.window.outstanding is None and self.current is exchange:
+            self.current = None
+        self.advance(now)
+        return outcome
+
+    def _take_response(
+        self, handler: Handler, exchange: Exchange, message: Message | NotifyError, data: bytes, now: float
+    ) -> Outcome:
+        try:
+            if isinstance(message, NotifyError):
+                raise message
+            if message.exchange == ExchangeType.IKE_SA_INIT:
+                self.init_received = data
+            handler(self, message, now)
+        except NotifyError as error:
+            exchange.failed(self, error, now)
+            broken = isinstance(message, NotifyError) or getattr(error, "code", None) == NotifyType.INVALID_SYNTAX
+            if broken and self.state is IkeState.ESTABLISHED:  # s2.21.3: the two ends no longer agree on anything
+                self.close(Cause.PROTOCOL, now)
+            return Outcome.FAILED_RESPONSE
+        return Outcome.PROCESSED
+
+    def _heard(self, path: Path, now: float) -> None:
+        """An authentic message: the peer lives, and it is where this came from (s2.4, s2.23)."""
+        self.last_heard = now
+        if path == self.path:
+            return
+        if self.state is IkeState.CONNECTING:  # IKE_AUTH of the initiator, on port 4500 now
+            self.path = path
+        elif self.remote_nat:
+            self.move(path, now)
+        elif path.remote == self.path.remote and path.local == self.path.local and not self.udp_encap:
+            self.path = path  # IKE may change to port 4500 without a NAT too; ESP has no ports then
+
+    # -- requests out ----------------------------------------------------------------------------------------------
+
+    def start(self, exchange: Exchange, now: float, *, first: bool = False) -> None:
+        """Begin an exchange as soon as the window lets it."""
+        if first:
+            self.queue.appendleft(exchange)
+        else:
+            self.queue.append(exchange)
+        self.advance(now)
+
+    def advance(self, now: float) -> None:
+        """Send the next request, if none is outstanding."""
+        while self.queue and self.current is None and not self.answering:
+            exchange = self.queue[0]
+            if self.state not in exchange.states:
+                if self.state is IkeState.CONNECTING:
+                    return
+                self.queue.popleft().abandoned(self, now)
+                continue
+            self.queue.popleft()
+            payloads = exchange.request(self, now)
+            if payloads is not None:
+                self._send_request(exchange, payloads, now)
+
+    def _send_request(self, exchange: Exchange, payloads: Sequence[Payload], now: float) -> None:
+        datagram = self.encode(exchange.type, self.window.next_request, payloads, response=False)
+        if exchange.type == ExchangeType.IKE_SA_INIT:
+            self.init_sent = datagram
+        self.current = exchange
+        self.window.sent(datagram)
+        self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(0))
+        self.transmit(datagram, self.path, now)
+
+    def _wait(self, sent_before: int) -> float:
+        return self.context.settings.retransmit.wait(sent_before, self.context.random)
+
+    def restart(self, exchange: Exchange) -> None:
+        """The same request in another shape, with the same message ID (IKE_SA_INIT only)."""
+        self.window.restart()
+        self.context.timers.clear(self, Timer.RETRANSMIT)
+        self.queue.appendleft(exchange)
+
+    def request_concluded(self) -> None:
+        self.window.concluded()
+        self.context.timers.clear(self, Timer.RETRANSMIT)
+
+    def _retransmit(self, now: float) -> None:
+        outstanding = self.window.outstanding
+        assert outstanding is not None
+        if outstanding.sendings > self.context.settings.retransmit.tries:
+            self._give_up(now)
+            return
+        self.context.counters["retransmissions"] += 1
+        self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(outstanding.sendings))
+        outstanding.sendings += 1
+        self.transmit(outstanding.datagram, self.path, now)
+
+    def _give_up(self, now: float) -> None:
+        """s2.4: a request without an answer after all tries means that the IKE SA is gone."""
+        assert self.current is not None
+        tries = self.context.settings.retransmit.tries + 1
+        self.note("peer-dead", f"no answer to {self.current.type.name} sent {tries} times to {self.path}", warning=True)
+        rekeyed = self.state is IkeState.REKEYED or self._deletes_for(Cause.REKEYED)
+        self.close(Cause.REKEYED if rekeyed else self.closing or Cause.PEER_DEAD, now)
+
+    def _deletes_for(self, cause: Cause) -> bool:
+        return isinstance(self.current, DeleteIke) and self.current.cause is cause
+
+    def on_timer(self, timer: Timer, now: float) -> None:
+        match timer:
+            case Timer.RETRANSMIT:
+                self._retransmit(now)
+            case Timer.HALF_OPEN:
+                self.context.counters["half-open expired"] += 1
+                self.close(Cause.REFUSED, now)
+            case Timer.REKEY:
+                self.rekey(now)
+            case Timer.EXPIRE:
+                self._expire(now)
+            case Timer.LIVENESS:
+                self._check_liveness(now)
+            case Timer.KEEPALIVE:
+                self._keep_mapping(now)
+            case Timer.RETRY:
+                delayed, self.delayed = self.delayed, []
+                for exchange in delayed:
+                    self.start(exchange, now)
+            case Timer.LINGER:
+                self.context.forget(self)
+            case _:
+                raise AssertionError(f"an IKE SA has no timer {timer}")
+
+    # -- setting up ------------------------------------------------------------------------------------------------
+
+    def authenticate(self, exchange: Exchange, now: float) -> None:
+        """IKE_SA_INIT is done: IKE_AUTH goes before everything that waits; unless the peer has got through already."""
+        self.request_concluded()
+        self.queue.appendleft(exchange)
+        if self.connection.already_up(self):
+            self.close(Cause.DUPLICATE, now)
+
+    def establish(self, now: float, *, initial_contact: bool = False) -> None:
+        self.state = IkeState.ESTABLISHED
+        self.established_at = now
+        self.context.timers.clear(self, Timer.HALF_OPEN)
+        self.context.half_open.discard(self)
+        self._arm(now)
+        role = "initiator" if self.initiator else "responder"
+        self.note("ike-up", f"established as {role} with {self.remote_id} over {self.path}, {self.proposal_words}")
+        self.connection.established(self, now, initial_contact=initial_contact)
+
+    def _arm(self, now: float) -> None:
+        """Lifetimes with jitter (s2.8), liveness (s2.4), NAT keepalives."""
+        timers, lifetime = self.context.timers, self.connection.config.lifetime
+        if lifetime.rekey_time:
+            self.rekey_at = now + max(0.0, lifetime.rekey_time - lifetime.rand_time * self.context.fraction())
+            timers.set(self, Timer.REKEY, self.rekey_at)
+        if lifetime.life_time:
+            self.expires_at = now + lifetime.life_time
+            timers.set(self, Timer.EXPIRE, self.expires_at)
+        if self.connection.config.dpd_delay:
+            timers.set(self, Timer.LIVENESS, now + self.connection.config.dpd_delay)
+        if self.local_nat:
+            timers.set(self, Timer.KEEPALIVE, now + self.context.settings.keepalive)
+
+    def fail(self, now: float, text: str) -> None:
+        """The IKE SA can't be set up; `text` says why."""
+        self.note("ike-failed", text, warning=True)
+        self.close(Cause.REFUSED, now)
+
+    def authentication_failed(self, error: NotifyError, now: float) -> None:
+        """s2.21.2: the responder that we refuse has an IKE SA already and must hear that it has not."""
+        self.note("auth-failed", f"not established: {error}", warning=True)
+        if isinstance(error, PeerError):
+            self.close(Cause.REFUSED, now)
+            return
+        self.closing = Cause.REFUSED
+        self.state = IkeState.DELETING
+        self.start(Report(NotifyPayload(NotifyType.AUTHENTICATION_FAILED), fatal=True), now)
+
+    # -- Child SAs -------------------------------------------------------------------------------------------------
+
+    def install(self, child: ChildSa, *, activate: bool) -> None:
+        self.context.children.install(child, activate=activate)
+        self.connection.child_up(child)
+        self.note("child-up", f"{child.config.name}: {child_text(child)}", child=child)
+
+    def install_first(self, child: ChildSa, now: float) -> None:
+        """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
+        They are held meanwhile, as the initiator could not read them before it has the response."""
+        self.install(child, activate=False)
+        self.context.timers.set(child, Timer.ACTIVATE, now + self.context.settings.activate_delay)
+
+    def first_inbound(self, child: ChildSa) -> None:
+        """s2.8: the peer sends on the new SA, so it takes packets on it too."""
+        if child.live and child.outbound_state is OutboundState.REGISTERED:
+            self.context.timers.clear(child, Timer.ACTIVATE)
+            self.context.children.activate(child)
+
+    def child_by_outbound(self, spi: int) -> ChildSa | None:
+        return next((c for c in self.children.values() if c.spi_out == spi), None)
+
+    def has_child(self, config: ChildConfig) -> bool:
+        return any(c.config is config and c.live for c in self.children.values())
+
+    def negotiates(self, config: ChildConfig) -> bool:
+        """A new Child SA of this configuration is on its way."""
+        waiting = (*self.queue, *self.delayed, *((self.current,) if self.current else ()))
+        kinds = (CreateChild, ike_auth.IkeAuth, ike_sa_init.IkeSaInit)
+        return any(isinstance(e, kinds) and e.child is config for e in waiting)
+
+    def child_refused(self, config: ChildConfig, text: str, now: float) -> None:
+        self.note("child-failed", f"{config.name}: no Child SA: {text}", warning=True, child=config.name)
+        self.connection.child_failed(config, now)
+
+    def peer_child_refused(self, error: NotifyError) -> None:
+        self.note("child-refused", f"the peer's Child SA is refused with {error.notify_type.name}: {error}", warning=True)
+
+    def rekey_child(self, child: ChildSa, now: float) -> None:
+        """Unless that is under way, or somebody has done it."""
+        queued = any(isinstance(e, RekeyChild) and e.old is child for e in self.queue)
+        if child.state is ChildState.INSTALLED and not queued:
+            self.start(RekeyChild(child), now)
+
+    def retry_rekey(self, child: ChildSa, now: float) -> None:
+        self.context.timers.set(child, Timer.RETRY, now + self._retry_pause())
+
+    def retry_later(self, exchange: Exchange, now: float) -> None:
+        self.delayed.append(exchange)
+        self.context.timers.set(self, Timer.RETRY, now + self._retry_pause())
+
+    def _retry_pause(self) -> float:
+        return self.context.between(*self.context.settings.retry)
+
+    def expire_child(self, child: ChildSa, now: float) -> None:
+        self.note("child-expired", f"{child.config.name}: the hard lifetime is over", warning=True, child=child)
+        self.delete_child(child, Cause.EXPIRED, now)
+
+    def delete_child(self, child: ChildSa, cause: Cause, now: float) -> None:
+        deleting = (e.child for e in (self.current, *self.queue) if isinstance(e, DeleteChild))
+        if child.state is not ChildState.CLOSED and child not in deleting:
+            self.start(DeleteChild(child, cause), now)
+
+    def close_child(self, child: ChildSa, cause: Cause, now: float) -> None:
+        """Its DELETE is done, or it went with the IKE SA."""
+        self.children.pop(child.spi_in, None)
+        self.context.children.close(child, now, linger=self.context.settings.child_linger)
+        if cause in (Cause.REKEYED, Cause.DUPLICATE):
+            return
+        self.note("child-down", f"{child.config.name}: closed, {cause.value}", child=child)
+        self.connection.child_closed(child, cause, now)
+
+    def lost_child(self, child: ChildSa, now: float) -> None:
+        """s2.25.1: the peer does not know it: away with it without a DELETE, and a new one from scratch."""
+        self.note("child-lost", f"{child.config.name}: the peer lost {child.spi_out:08x}, starting anew", warning=True, child=child)
+        self.close_child(child, Cause.DUPLICATE, now)
+        self.start(CreateChild(child.config), now)
+
+    # -- rekeying the IKE SA ---------------------------------------------------------------------------------------
+
+    def rekey(self, now: float) -> None:
+        busy = any(isinstance(e, RekeyIke) for e in (self.current, *self.queue))
+        if self.state is IkeState.ESTABLISHED and self.closing is None and not self.redundant and not busy:
+            self.start(RekeyIke(), now)
+
+    def rekey_failed(self, error: NotifyError, now: float) -> None:
+        self.note("rekey-failed", f"the IKE SA was not rekeyed: {error}", warning=True)
+        self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
+
+    def spawn(
+        self, suite: Suite, keys: IkeKeys, nonces: tuple[bytes, bytes], spis: tuple[bytes, bytes], *, initiator: bool, now: float
+    ) -> IkeSa:
+        """The successor (s2.18): established, without Child SAs until `hand_over`."""
+        new = IkeSa(self.context, (self.connection,), self.path, initiator=initiator, now=now)
+        new.own_spi = spis[0] if initiator else spis[1]
+        new.spi_i, new.spi_r = spis
+        new.nonces = nonces
+        new.local_id, new.remote_id = self.local_id, self.remote_id
+        new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
+        new.predecessor = self
+        new.state = IkeState.ESTABLISHED
+        new.established_at = now
+        new.install_keys(suite, keys)
+        self.context.ike_sas[new.own_spi] = new
+        new._arm(now)
+        return new
+
+    @property
+    def rekey_unsettled(self) -> bool:
+        """A successor to which the Child SAs may still come, once the nonces of both rekeys are known."""
+        return self.predecessor is not None and self.predecessor.state is IkeState.ESTABLISHED
+
+    def hand_over(self, new: IkeSa, now: float) -> None:
+        """s2.8: the Child SAs and all that waits go to the successor; this one only waits for its DELETE."""
+        for child in self.children.values():
+            child.ike = new
+        new.children |= self.children
+        self.children = {}
+        moving = [e for e in (*self.queue, *self.delayed) if not isinstance(e, (RekeyIke, DeleteIke, Liveness))]
+        self.queue.clear()
+        self.delayed.clear()
+        self.state = IkeState.REKEYED
+        self.context.timers.clear_all(self)
+        self._retransmit_goes_on(now)
+        self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
+        new.note("ike-rekeyed", f"took the place of {self}")
+        if self.closing is not None:
+            new.delete(self.closing, now)
+        for exchange in moving:
+            new.start(exchange, now)
+
+    def _retransmit_goes_on(self, now: float) -> None:
+        if self.window.outstanding is not None:
+            self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(self.window.outstanding.sendings - 1))
+
+    def settle_rekey(self, now: float) -> None:
+        """The peer's successor stands and ours does not: it gets the Child SAs."""
+        theirs = self.peer_successor
+        if theirs is not None and self.state is IkeState.ESTABLISHED and theirs.state is IkeState.ESTABLISHED:
+            self.hand_over(theirs, now)
+
+    def retire_redundant(self, now: float) -> None:
+        """s2.8.2: the peer made it and deletes it; should that not come, it goes by itself."""
+        self.redundant = True
+        self.context.timers.clear_all(self)
+        if self.state is not IkeState.CLOSED:
+            self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
+        else:
+            self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        return self.state is IkeState.CLOSED
+
+    @property
+    def usable(self) -> bool:
+        """New Child SAs may be made on it."""
+        return self.state is IkeState.ESTABLISHED and self.closing is None and not self.redundant
+
+    def delete(self, cause: Cause, now: float) -> None:
+        """Tell the peer (s1.4.1); what waits is dropped. An IKE SA that isn't established goes without a word."""
+        if self.closed or self.closing is not None:
+            return
+        if self.state is IkeState.CONNECTING:
+            self.close(cause, now)
+            return
+        self.closing = cause
+        self._abandon_waiting(now)
+        self.start(DeleteIke(cause), now)
+
+    def _abandon_waiting(self, now: float) -> None:
+        waiting = (*self.queue, *self.delayed)
+        self.queue.clear()
+        self.delayed.clear()
+        for exchange in waiting:
+            exchange.abandoned(self, now)
+
+    def close(self, cause: Cause, now: float) -> None:
+        """Nothing of it works any more. It stays a while to answer a repeated last request, a DELETE mostly (s2.1)."""
+        if self.closed:
+            return
+        was, self.state = self.state, IkeState.CLOSED
+        self.context.half_open.discard(self)
+        self.context.timers.clear_all(self)
+        self.window.outstanding = None
+        if self.current is not None:
+            self.current.abandoned(self, now)
+            self.current = None
+        self._abandon_waiting(now)
+        if was is not IkeState.CONNECTING and cause is not Cause.REKEYED:
+            self.note("ike-down", f"closed, {cause.value}")
+        children = tuple(self.children.values())
+        for child in children:
+            self.close_child(child, cause, now)
+        self.connection.closed(self, cause, now)
+        self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
+
+    def _expire(self, now: float) -> None:
+        if self.state is IkeState.REKEYED or self.redundant:  # its DELETE never came
+            self.close(Cause.REKEYED, now)
+            return
+        self.note("ike-expired", "the hard lifetime is over", warning=True)
+        self.delete(Cause.EXPIRED, now)
+
+    # -- the peer's whereabouts ------------------------------------------------------------------------------------
+
+    @property
+    def esp_path(self) -> Path:
+        """s2.23: ESP in UDP takes IKE's ports, bare ESP has none."""
+        if not self.udp_encap:
+            return Path(self.path.local, 0, self.path.remote, 0)
+        remote_port = self.path.remote_port if self.path.nat_t else NAT_T_PORT
+        return Path(self.path.local, NAT_T_PORT, self.path.remote, remote_port)
+
+    def move(self, path: Path, now: float) -> None:
+        """s2.23: the NAT before the peer maps it elsewhere; IKE and ESP both go there."""
+        if path == self.path:
+            return
+        self.note("peer-moved", f"the peer moved from {self.path} to {path}")
+        self.path = path
+        for child in self.children.values():
+            self.context.children.move(child, self.esp_path)
+
+    def peer_moved(self, path: Path, now: float) -> None:
+        """Authentic ESP came from elsewhere. Behind a NAT ourselves we don't follow: the peer has a fixed address."""
+        if self.remote_nat and not self.closed:
+            self.move(path, now)
+
+    def _check_liveness(self, now: float) -> None:
+        """s2.4: ask only when nothing authentic came, neither IKE nor ESP, and no request of ours waits anyway."""
+        delay = self.connection.config.dpd_delay
+        silent = now - self.last_heard
+        if silent >= delay and self.current is None and not self.queue:
+            self.start(Liveness(), now)
+            silent = 0.0
+        self.context.timers.set(self, Timer.LIVENESS, now + max(delay - silent, delay / 10))
+
+    def probe(self, now: float) -> None:
+        """s2.4, s2.21.4: somebody without a key claims that the peer has forgotten us: ask the peer itself."""
+        if self.usable and self.current is None and not self.queue:
+            self.start(Liveness(), now)
+
+    def _keep_mapping(self, now: float) -> None:
+        keepalive = self.context.settings.keepalive
+        if now - self.last_sent >= keepalive:
+            self.send_keepalive(now)
+        self.context.timers.set(self, Timer.KEEPALIVE, self.last_sent + keepalive)
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    @property
+    def prf(self) -> Prf:
+        return self.suite.prf
+
+    @property
+    def proposal_words(self) -> str:
+        return proposal_text(self.suite.proposal) if self.has_keys else ""
+
+    def note(self, event: str, message: str, *, warning: bool = False, child: ChildSa | str = "") -> None:
+        """Something for the log about this IKE SA."""
+        name = child if isinstance(child, str) else child.config.name
+        level = WARNING if warning else INFO
+        details = (("ike_spi", self.own_spi.hex()), ("peer", str(self.remote_id or self.path.remote)))
+        self.context.emit(Notify(event, f"{self}: {message}", level, self.connection.config.name, name, details=details))
+
+    def __str__(self) -> str:
+        return f"{self.connection.config.name}[{self.own_spi.hex()[:8]}]"
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+Handler: TypeAlias = Callable[[IkeSa, Message, float], Sequence[Payload]]
+_OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})
+
+
+def conclude(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The response belongs to the exchange that we began; it asks for none."""
+    assert sa.current is not None
+    sa.current.response(sa, message, now)
+    return ()
+
+
+TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
+    {
+        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER): ike_sa_init.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR): conclude,
+        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER): ike_auth.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR): conclude,
+        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond,
+        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond,
+        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
+        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+        (IkeState.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
+        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+    }
+)

@@ -1,0 +1,116 @@
+"""What `ipsecfast status` shows of the IKE core: frozen values, no keys. Times are seconds from now, or since then."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.connection import Connection
+from ipsecfast.ike.proposal import proposal_text
+from ipsecfast.ike.sa import IkeSa
+from ipsecfast.model import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStatus:
+    """One Child SA; SPIs as in ESP packets."""
+
+    name: str
+    reqid: int
+    state: str
+    outbound_state: str
+    spi_in: int
+    spi_out: int
+    local_ts: tuple[str, ...]
+    remote_ts: tuple[str, ...]
+    algorithm: str
+    mode: str
+    encap: bool
+    esn: bool
+    age: float
+    rekey_in: float | None
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaStatus:
+    """One IKE SA with its Child SAs."""
+
+    connection: str
+    state: str
+    spi_i: str
+    spi_r: str
+    initiator: bool
+    path: Path
+    local_id: str
+    remote_id: str
+    local_nat: bool
+    remote_nat: bool
+    proposal: str
+    age: float
+    rekey_in: float | None
+    expires_in: float | None
+    children: tuple[ChildStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatus:
+    """One configured connection; `waiting` are children for which the next attempt will be made."""
+
+    name: str
+    children: tuple[str, ...]
+    waiting: tuple[str, ...]
+    ike_sas: tuple[IkeSaStatus, ...]
+
+
+def connection_status(connection: Connection, now: float) -> ConnectionStatus:
+    return ConnectionStatus(
+        connection.config.name,
+        tuple(c.name for c in connection.config.children),
+        tuple(connection.waiting),
+        tuple(ike_sa_status(sa, now) for sa in connection.ike_sas()),
+    )
+
+
+def ike_sa_status(sa: IkeSa, now: float) -> IkeSaStatus:
+    return IkeSaStatus(
+        connection=sa.connection.config.name,
+        state=sa.state.value,
+        spi_i=sa.spi_i.hex(),
+        spi_r=sa.spi_r.hex(),
+        initiator=sa.initiator,
+        path=sa.path,
+        local_id=str(sa.local_id or ""),
+        remote_id=str(sa.remote_id or ""),
+        local_nat=sa.local_nat,
+        remote_nat=sa.remote_nat,
+        proposal=sa.proposal_words,
+        age=now - (sa.created_at if sa.established_at is None else sa.established_at),
+        rekey_in=_until(sa.rekey_at, now),
+        expires_in=_until(sa.expires_at, now),
+        children=tuple(child_status(child, now) for child in sa.children.values()),
+    )
+
+
+def child_status(child: ChildSa, now: float) -> ChildStatus:
+    return ChildStatus(
+        name=child.config.name,
+        reqid=child.reqid,
+        state=child.state.value,
+        outbound_state=child.outbound_state.value,
+        spi_in=child.spi_in,
+        spi_out=child.spi_out,
+        local_ts=tuple(map(str, child.selectors.local)),
+        remote_ts=tuple(map(str, child.selectors.remote)),
+        algorithm=proposal_text(child.proposal),
+        mode=child.config.mode.value,
+        encap=child.outbound.udp_encap,
+        esn=child.outbound.esn,
+        age=now - child.established_at,
+        rekey_in=_until(child.rekey_at, now),
+        expires_in=_until(child.expires_at, now),
+    )
+
+
+def _until(when: float | None, now: float) -> float | None:
+    return None if when is None else max(0.0, when - now)
