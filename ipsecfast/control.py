@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 
 from ipsecfast.errors import ControlError
 
+UNREADY = ".new"  # the end of the socket's name until it listens
 MAX_LINE = 1 << 16  # bytes of a request
 REQUEST_TIME = 10.0  # seconds in which a client has to send its request
 MAX_TIMEOUT = 3600
@@ -88,24 +90,32 @@ class ControlServer:
 
         Raises ControlError if another gateway answers there, or the path can't be used.
         """
-        if gateway_answers(self.path):
-            raise ControlError(f"a gateway answers on {self.path} already: stop it, or set gateway.control")
+        self.check()
         try:
             listener = self._bind()
         except OSError as error:
             raise ControlError(f"can't make the control socket {self.path}: {error.strerror}") from error
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE)
 
+    def check(self) -> None:
+        """Raises ControlError if a gateway answers there already."""
+        if gateway_answers(self.path):
+            raise ControlError(f"a gateway answers on {self.path} already: stop it, or set gateway.control")
+
     def _bind(self) -> socket.socket:
         if not self.path.parent.exists():
             self.path.parent.mkdir(mode=0o755, parents=True)
             self._made_folder = True
-        if self.path.exists() and stat.S_ISSOCK(self.path.stat().st_mode):
-            self.path.unlink()
+        if self.path.exists() and not stat.S_ISSOCK(self.path.stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
+        unready = Path(f"{self.path}{UNREADY}")
+        unready.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         previous = os.umask(0o177)  # the file is 0600 from its first moment
         try:
-            listener.bind(str(self.path))
+            listener.bind(str(unready))
+            listener.listen()
+            unready.replace(self.path)  # who sees the file can connect
         except OSError:
             listener.close()
             raise

@@ -33,13 +33,12 @@ def set_up_logging(log_format: LogFormat, level: str, stream: TextIO | None = No
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31 12:00:00.000 warning site-b/net: the sentence`"""
+    """`2026-01-31 12:00:00.000 warning the sentence`, which names connection and child itself."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created).isoformat(" ", "milliseconds")
-        about = getattr(record, "about", "")
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{time} {level_word(record.levelno):<7} {about + ': ' if about else ''}{record.getMessage()}{trace}"
+        return f"{time} {level_word(record.levelno):<7} {record.getMessage()}{trace}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -65,11 +64,7 @@ def level_word(level: int) -> str:
 def log_event(level: int, event: str, message: str, *, connection: str = "", child: str = "", **details: str) -> None:
     """One event of the gateway: the stable word `event` is for programs, the sentence for people."""
     fields = {"connection": connection, "child": child, **details}
-    extra = {
-        "event": event,
-        "about": f"{connection}/{child}" if child else connection,
-        "fields": {key: value for key, value in fields.items() if value},
-    }
+    extra = {"event": event, "fields": {key: value for key, value in fields.items() if value}}
     LOGGER.log(level, "%s", message, extra=extra)
 
 

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from ipsecfast.model import IKE_PORT, IPAddress, Path
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 s2.2
+NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
 MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 1 << 20
 
@@ -86,8 +87,11 @@ class MarkedIkeSocket:
         )
 
     def send(self, data: bytes, path: Path) -> None:
-        """Puts the non-ESP marker before the message. Raises OSError as the kernel does."""
-        send_from(self._socket, NON_ESP_MARKER + data, path)
+        """Puts the non-ESP marker before a message, not before a keepalive (RFC 3948 s2.2, s2.3).
+
+        Raises OSError as the kernel does.
+        """
+        send_from(self._socket, data if data == NAT_KEEPALIVE else NON_ESP_MARKER + data, path)
 
     def close(self) -> None:
         self._socket.close()

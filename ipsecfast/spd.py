@@ -64,6 +64,10 @@ class SpdBook:
     def _entry(self, child: ChildKey, reqid: int) -> _Entry:
         return self._entries.setdefault(child, {}).setdefault(reqid, _Entry(reqid))
 
+    def trapped(self) -> list[ChildKey]:
+        """The children that have a trap."""
+        return [key for key, entries in self._entries.items() if any(entry.trap for entry in entries.values())]
+
     def policies(self) -> list[Policy]:
         """The whole SPD in its order, each policy once."""
         entries = (entry for by_reqid in self._entries.values() for entry in by_reqid.values())
@@ -90,10 +94,10 @@ class SpdBook:
 
 
 def _policies(entry: _Entry) -> list[Policy]:
-    hold = entry.trap is not None
+    """Packets are held for a trap's negotiation, and for a responder's SA whose outbound half isn't active yet."""
     sets = list(entry.sas.values()) or ([entry.trap] if entry.trap else [])
     return [
-        Policy(local, remote, PolicyAction.PROTECT, entry.reqid, hold)
+        Policy(local, remote, PolicyAction.PROTECT, entry.reqid, hold=True)
         for local_ts, remote_ts in sets
         for local, remote in product(local_ts, remote_ts)
         if _go_together(local, remote)

@@ -43,7 +43,7 @@ _SIZE = re.compile(r"(\d+)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _SELECTOR = re.compile(r"([^\[\]]+)(?:\[([^\[\]]*)\])?")
 _MAX_INTERFACE_NAME = 15  # IFNAMSIZ - 1
-_MAX_SOCKET_PATH = 107  # sizeof sun_path - 1
+_MAX_SOCKET_PATH = 103  # sizeof sun_path - 1, and 4 for the name before it is ready
 
 _PROTOCOLS = {
     "any": 0, "icmp": PROTOCOL_ICMP, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "ipv6": 41, "gre": 47, "esp": 50,

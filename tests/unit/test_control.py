@@ -137,7 +137,7 @@ def test_a_leftover_is_replaced_and_a_running_gateway_is_not(path: Path) -> None
 
     async def scenario() -> None:
         async with serving(path):
-            with pytest.raises(ControlError, match="a gateway answers on .* already"):
+            with pytest.raises(ControlError, match=r"a gateway answers on .* already"):
                 await ControlServer(str(path), perform).start()
             assert (await ask(path, Command(Verb.STATUS)))[-1]["ok"]
 

@@ -30,12 +30,12 @@ def stream() -> Iterator[io.StringIO]:
     LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
 
 
-def test_text_lines_name_level_connection_and_child(stream: io.StringIO) -> None:
+def test_text_lines_have_level_and_sentence(stream: io.StringIO) -> None:
     set_up_logging(LogFormat.TEXT, "info", stream)
     log_notify(Notify("child_up", "Child SA is up, 100% of it", connection="b", child="net"))
     log_event(logging.ERROR, "failed", "no way")
     first, second = stream.getvalue().splitlines()
-    assert first.endswith(" info    b/net: Child SA is up, 100% of it")
+    assert first.endswith(" info    Child SA is up, 100% of it")
     assert second.endswith(" error   no way")
 
 

@@ -82,9 +82,9 @@ def test_a_trap_holds_packets_while_there_is_no_sa_and_gives_way_to_narrowed_sel
     assert book.policies() == [BYPASS, trap]
 
 
-def test_an_sa_without_a_trap_does_not_hold(book: SpdBook) -> None:
+def test_packets_are_held_while_the_outbound_sa_is_not_active_yet(book: SpdBook) -> None:
     book.add_sa(("b", "first"), inbound(1, 1))
-    assert not book.policies()[1].hold
+    assert [policy.hold for policy in book.policies()] == [False, True]
 
 
 def test_only_selectors_that_one_packet_can_match_become_policies(book: SpdBook) -> None:

@@ -1,0 +1,205 @@
+"""The data plane of a gateway and what surrounds it: ports, worker threads, TUN device, SPD, routes.
+
+Knows nothing of IKE: `gateway` tells it what to install, in the words of `model`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any
+
+from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
+from ipsecfast.dataplane import (
+    DROP_HELP,
+    DROP_REASONS,
+    DataPlane,
+    Port,
+    RawEspPort,
+    TunPort,
+    UdpPort,
+    Worker,
+    esp_overhead,
+)
+from ipsecfast.errors import DataPlaneError
+from ipsecfast.model import (
+    ChildConfig,
+    ConnectionConfig,
+    DataPlaneEvent,
+    Path,
+    Policy,
+    SaParams,
+    TransformType,
+)
+from ipsecfast.netlink import Netlink, TunNetwork
+from ipsecfast.spd import ChildKey, Selectors, SpdBook
+from ipsecfast.steps import Steps
+
+UNKNOWN_PATH_MTU = 1500  # to a peer that may be anywhere
+MIN_IPV6_MTU = 1280  # RFC 8200 s5
+OUTBOUND, INBOUND = "ipsf-outbound", "ipsf-inbound"  # at most 15 characters: the kernel's names of the threads
+
+
+class Forwarding:
+    """One gateway's packets. `open` sets up and records in `steps` how each step is undone."""
+
+    def __init__(self, config: GatewayConfig, connections: Sequence[ConnectionConfig], netlink: Netlink) -> None:
+        self.config = config
+        self.mtu = 0
+        self.data_plane = DataPlane(engine=config.engine)
+        self._connections = connections
+        self._netlink = netlink
+        self._network = TunNetwork(netlink, device=config.tun, table=config.table, mark=config.mark)
+        self._book = SpdBook(config.policies, connections)
+        self._published: list[Policy] | None = None
+        self._udp_ports: dict[int, UdpPort] = {}
+        self._inbound_packets: dict[int, int] = {}
+
+    # ---- setting up ----
+
+    def open(self, steps: Steps, outer: Iterable[int], inner: Iterable[int]) -> int:
+        """Ports for the IP versions `outer`, the device, rules for the IP versions `inner`; the number of leftovers
+        of a killed run that were removed. Raises DataPlaneError, NetlinkError or OSError."""
+        steps.add("data plane", self.data_plane.close)
+        self._outer_ports = self._open_outer(steps, outer)
+        leftovers = self._network.remove_leftovers()
+        self._inner_port = TunPort(self.config.tun)
+        steps.add(f"device {self.config.tun}", self._inner_port.close)
+        self.mtu = self.config.mtu or self._compute_mtu()
+        self._network.bring_up(self.mtu)
+        steps.add("routes and rules", self._close_network)
+        self._network.add_rules(self.config.policies, tuple(inner))
+        self._publish()
+        return leftovers
+
+    def _open_outer(self, steps: Steps, versions: Iterable[int]) -> list[Port]:
+        ports: list[Port] = []
+        for version in versions:
+            udp = UdpPort(version, mark=self.config.mark)
+            steps.add(f"UDP port 4500, IPv{version}", udp.close)
+            self._udp_ports[version] = udp
+            raw = RawEspPort(version, mark=self.config.mark)
+            steps.add(f"ESP, IPv{version}", raw.close)
+            ports += [udp, raw]
+        return ports
+
+    def _close_network(self) -> None:
+        for failure in self._network.close():
+            raise failure
+
+    def _compute_mtu(self) -> int:
+        """The largest inner packet that fits through every connection, encapsulated in UDP as behind a NAT."""
+        children = ((connection, child) for connection in self._connections for child in connection.children)
+        return max(MIN_IPV6_MTU, min(self._inner_mtu(*pair) for pair in children))
+
+    def _inner_mtu(self, connection: ConnectionConfig, child: ChildConfig) -> int:
+        peer = concrete_remote(connection)
+        path = self._netlink.path_to(peer, self.config.mark) if peer is not None else None
+        version = peer.version if peer is not None else max(outer_families(connection))
+        ciphers = {t.id for p in child.esp_proposals for t in p.transforms if t.type == TransformType.ENCR}
+        overhead = max(esp_overhead(cipher, child.mode.value, True, version) for cipher in ciphers)
+        return (path.mtu if path is not None else UNKNOWN_PATH_MTU) - overhead
+
+    def start_workers(self, steps: Steps, failed: Callable[[BaseException], None]) -> None:
+        """One thread a direction. `failed` is called in the thread if one ends by an exception."""
+        for name, outbound in ((OUTBOUND, True), (INBOUND, False)):
+            worker = self.data_plane.add_worker(
+                name, self._inner_port, self._outer_ports, outbound=outbound, inbound=not outbound
+            )
+            thread = threading.Thread(target=_run_worker, args=(worker, failed), name=name)
+            thread.start()
+            steps.add(f"worker {name}", partial(_stop_worker, worker, thread))
+
+    # ---- what comes out of the data plane ----
+
+    @property
+    def event_fd(self) -> int:
+        return self.data_plane.event_fd
+
+    def events(self, limit: int) -> list[DataPlaneEvent]:
+        return self.data_plane.events(limit)
+
+    def udp_fileno(self, version: int) -> int:
+        """The socket of port 4500, which IKE shares."""
+        return self._udp_ports[version].fileno()
+
+    def seen_inbound(self) -> list[int]:
+        """The inbound SPIs on which authentic packets arrived since the last call."""
+        packets = {sa["spi"]: sa["packets"] for sa in self.data_plane.sa_stats() if sa["inbound"]}
+        grown = [spi for spi, count in packets.items() if count > self._inbound_packets.get(spi, 0)]
+        self._inbound_packets = packets
+        return grown
+
+    # ---- what goes in ----
+
+    def install(self, child: ChildKey, inbound: SaParams, outbound: SaParams, *, activate: bool) -> None:
+        """Both SAs, then the SPD and routes for their selectors, then, if asked, the switch to the outbound SA."""
+        self.data_plane.install_inbound(inbound)
+        try:
+            self.data_plane.install_outbound(outbound)
+        except DataPlaneError:
+            self.data_plane.remove_inbound(inbound.spi)
+            raise
+        self._book.add_sa(child, inbound)
+        self._publish()
+        if activate:
+            self.data_plane.activate_outbound(outbound.reqid, outbound.spi)
+
+    def activate(self, reqid: int, spi: int) -> None:
+        self.data_plane.activate_outbound(reqid, spi)
+
+    def remove(self, reqid: int, inbound_spi: int, outbound_spi: int) -> None:
+        self.data_plane.remove_outbound(reqid, outbound_spi)
+        self.data_plane.remove_inbound(inbound_spi)
+        self._book.remove_sa(reqid, inbound_spi)
+        self._publish()
+
+    def move(self, reqid: int, inbound_spi: int, outbound_spi: int, path: Path) -> None:
+        self.data_plane.move_peer(reqid, inbound_spi, outbound_spi, path)
+
+    def trap(self, child: ChildKey, reqid: int, local_ts: Selectors, remote_ts: Selectors) -> None:
+        self._book.add_trap(child, reqid, local_ts, remote_ts)
+        self._publish()
+
+    def release_held(self, reqid: int) -> None:
+        self.data_plane.release_held(reqid)
+
+    def _publish(self) -> None:
+        """SPD first, routes second: a packet that a new route leads here meets its policy."""
+        policies = self._book.policies()
+        if policies != self._published:
+            self.data_plane.publish_spd(policies)
+            self._published = policies
+            self._network.set_routes(self._book.routes(self._netlink.addresses()))
+
+    def traps(self) -> list[ChildKey]:
+        return self._book.trapped()
+
+    # ---- what it has counted ----
+
+    def sa_stats(self) -> list[dict[str, Any]]:
+        return self.data_plane.sa_stats()
+
+    @staticmethod
+    def drop_help() -> dict[str, str]:
+        """What each drop reason means and what to look at."""
+        return dict(zip(DROP_REASONS, DROP_HELP, strict=True))
+
+    def worker_stats(self) -> list[dict[str, Any]]:
+        return self.data_plane.worker_stats()
+
+
+def _run_worker(worker: Worker, failed: Callable[[BaseException], None]) -> None:
+    thread = threading.current_thread()
+    FilePath(f"/proc/self/task/{thread.native_id}/comm").write_text(thread.name)
+    try:
+        worker.run()
+    except BaseException as error:  # whatever it was, a gateway without a worker must not look alive
+        failed(error)
+
+
+def _stop_worker(worker: Worker, thread: threading.Thread) -> None:
+    worker.stop()
+    thread.join()

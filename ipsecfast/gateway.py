@@ -1,0 +1,379 @@
+"""The gateway: the thin shell around both cores. It owns sockets, clock and randomness, and knows nothing of protocols.
+
+Datagrams, data plane events, time and the operator's commands go into the IKE core; after each, what it wants done is
+performed in order (`_perform`). This is the only module that knows both cores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+from ipsecfast.commands import SEND_FAILED, Commands
+from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
+from ipsecfast.control import Command, ControlServer, Say, Verb
+from ipsecfast.dataplane import choose_engine
+from ipsecfast.errors import ConfigError, ConfigProblem, DataPlaneError, IpsecError, SetupError
+from ipsecfast.forwarding import Forwarding
+from ipsecfast.ike.actions import (
+    Action,
+    ActivateOutbound,
+    InstallSa,
+    InstallTrap,
+    MovePeer,
+    Notify,
+    ReleaseHeld,
+    RemoveSa,
+    Transmit,
+)
+from ipsecfast.ike.endpoint import IkeEndpoint
+from ipsecfast.logs import NotifyLimiter, log_event, log_notify
+from ipsecfast.model import IKE_PORT, ChildConfig, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
+from ipsecfast.netlink import Netlink
+from ipsecfast.preflight import (
+    advice,
+    check_machine,
+    check_privileges,
+    foreign_local_addresses,
+    has_ipv6,
+    with_local_address,
+)
+from ipsecfast.sockets import IkeSocket, MarkedIkeSocket
+from ipsecfast.spd import resolve_selectors
+from ipsecfast.status import status_document
+from ipsecfast.steps import Steps
+
+DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
+EVENTS_AT_ONCE = 256
+TICK = 1.0  # seconds
+FAREWELL_TIME = 2.0  # seconds for the peers to answer our DELETEs
+
+
+def run_gateway(config: GatewayConfig) -> None:
+    """Runs until SIGINT, SIGTERM or the command `shutdown`; takes down what it has set up, whatever happens.
+
+    Raises IpsecError if it can't start or a worker thread fails.
+    """
+    for warning in config.warnings:
+        log_event(logging.WARNING, "configuration", str(warning))
+    check_privileges()
+    check_engine(config)
+    with closing(Netlink()) as netlink:
+        check_machine(config, netlink)
+        addresses = netlink.addresses()
+        problems = foreign_local_addresses(config, addresses)
+        if problems:
+            raise ConfigError(problems)
+        for sentence in advice(config, netlink, addresses):
+            log_event(logging.WARNING, "machine", sentence)
+        asyncio.run(Gateway(config, netlink, addresses).run())
+
+
+def check_engine(config: GatewayConfig) -> None:
+    """Raises ConfigError if the AEAD engine isn't built in."""
+    try:
+        choose_engine(config.engine)
+    except DataPlaneError as error:
+        raise ConfigError([ConfigProblem(config.file, "gateway.engine", config.engine, str(error))]) from error
+
+
+def machine_warnings(config: GatewayConfig) -> list[ConfigProblem]:
+    """What would keep `run` from working on this machine as it is now: warnings of `check`, errors of `run`."""
+    warnings: list[ConfigProblem] = []
+    try:
+        check_engine(config)
+    except ConfigError as error:
+        warnings += error.problems
+    with closing(Netlink()) as netlink:
+        warnings += foreign_local_addresses(config, netlink.addresses())
+    return warnings
+
+
+class Gateway:
+    """One running gateway. `run` is its whole life."""
+
+    def __init__(self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]) -> None:
+        self.config = config
+        self.connections = tuple(self._resolved(connection, netlink, addresses) for connection in config.connections)
+        self.counters: Counter[str] = Counter()
+        self._steps = Steps()
+        self._control = ControlServer(config.control, self._perform_command)
+        self._forwarding = Forwarding(config, self.connections, netlink)
+        self._endpoint = IkeEndpoint(self.connections, random=os.urandom)
+        self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
+        self._limiter = NotifyLimiter()
+        self._ike_sockets: dict[int, IkeSocket] = {}
+        self._marked_sockets: dict[int, MarkedIkeSocket] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: BaseException | None = None
+
+    def _resolved(
+        self, connection: ConnectionConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]
+    ) -> ConnectionConfig:
+        peer = concrete_remote(connection)
+        return with_local_address(connection, addresses, netlink.path_to(peer, self.config.mark) if peer else None)
+
+    # ---- life ----
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._started = self._now()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._stop.set)
+        try:
+            await self._set_up()
+            await self._stop.wait()
+            if self._failure is None:
+                await self._say_goodbye()
+        finally:
+            await self._control.close()
+            self._steps.undo_all()
+        if self._failure is not None:
+            raise DataPlaneError(f"a worker thread failed: {self._failure!r}") from self._failure
+        log_event(logging.INFO, "stopped", "the gateway has ended, everything is taken down")
+
+    async def _set_up(self) -> None:
+        """In the order in which a failure costs least; each step is recorded with its undoing."""
+        outer, inner = self._outer_versions(), self._inner_versions()
+        self._control.check()
+        self._open_ike_sockets(outer)
+        leftovers = self._forwarding.open(self._steps, outer, inner)
+        if leftovers:
+            log_event(logging.WARNING, "leftovers", f"removed {leftovers} rules and routes of a run that was killed")
+        self._open_marked_sockets(outer)
+        self._forwarding.start_workers(self._steps, self._worker_failed)
+        self._watch(self._forwarding.event_fd, self._on_events)
+        self._steps.add("timers", self._stop_timers)
+        self._tick()
+        self._endpoint.start(self._now())
+        self._drain()
+        await self._control.start()
+        self._tell_that_it_runs(outer)
+
+    def _outer_versions(self) -> list[int]:
+        """The IP versions of the peers; IPv6 only where the kernel has it, if no address asks for it."""
+        wanted = {version for connection in self.connections for version in outer_families(connection)}
+        return self._available(wanted, "local_addrs and remote_addrs")
+
+    def _inner_versions(self) -> list[int]:
+        children = [(connection, child) for connection in self.connections for child in connection.children]
+        wanted: set[int] = set()
+        for connection, child in children:
+            for selector in (*child.local_ts, *child.remote_ts):
+                wanted |= {selector.version} if selector is not None else outer_families(connection)
+        wanted |= {policy.source.version for policy in self.config.policies}
+        return self._available(wanted, "selectors")
+
+    def _available(self, versions: set[int], what: str) -> list[int]:
+        if 6 in versions and not has_ipv6():
+            if versions == {6}:
+                raise SetupError(f"this kernel has no IPv6, but the {what} of the configuration are IPv6")
+            log_event(logging.WARNING, "machine", f"this kernel has no IPv6: the {what} are served for IPv4 only")
+            versions = versions - {6}
+        return sorted(versions)
+
+    def _open_ike_sockets(self, versions: list[int]) -> None:
+        for version in versions:
+            try:
+                ike_socket = IkeSocket(version, mark=self.config.mark)
+            except OSError as error:
+                raise _port_error(IKE_PORT, version, error) from error
+            self._ike_sockets[version] = ike_socket
+            self._steps.add(f"UDP port {IKE_PORT}, IPv{version}", ike_socket.close)
+            self._watch(ike_socket.fileno(), partial(self._on_readable, ike_socket))
+
+    def _open_marked_sockets(self, versions: list[int]) -> None:
+        for version in versions:
+            self._marked_sockets[version] = MarkedIkeSocket(version, self._forwarding.udp_fileno(version))
+            self._steps.add(f"IKE on port 4500, IPv{version}", self._marked_sockets[version].close)
+
+    def _watch(self, fd: int, readable: Callable[[], None]) -> None:
+        self._loop.add_reader(fd, readable)
+        self._steps.add(f"watching file {fd}", lambda: self._loop.remove_reader(fd))
+
+    def _tell_that_it_runs(self, versions: list[int]) -> None:
+        families = " and ".join(f"IPv{version}" for version in versions)
+        log_event(
+            logging.INFO,
+            "running",
+            f"ready over {families}: device {self.config.tun} (MTU {self._forwarding.mtu}), "
+            f"engine {self._forwarding.data_plane.engine}, control socket {self.config.control}",
+        )
+
+    async def _say_goodbye(self) -> None:
+        """Tells every peer that its SAs are gone, and waits a moment for the answers."""
+        log_event(logging.INFO, "stopping", "the gateway is ending")
+        self._endpoint.shutdown(self._now())
+        self._drain()
+        deadline = self._now() + FAREWELL_TIME
+        while self._now() < deadline and not self._endpoint.idle:
+            await asyncio.sleep(0.02)
+
+    def _worker_failed(self, error: BaseException) -> None:
+        """Called in the worker's thread."""
+        self._failure = error
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    # ---- what comes in ----
+
+    def _on_readable(self, ike_socket: IkeSocket) -> None:
+        for data, path in ike_socket.receive(DATAGRAMS_AT_ONCE):
+            self.counters["IKE datagrams received on port 500"] += 1
+            self._endpoint.receive_datagram(data, path, self._now())
+        self._drain()
+
+    def _on_events(self) -> None:
+        for event in self._forwarding.events(EVENTS_AT_ONCE):
+            if isinstance(event, IkeDatagram):
+                self.counters["IKE datagrams received on port 4500"] += 1
+                self._endpoint.receive_datagram(event.data, event.path, self._now())
+            else:
+                self.counters["data plane events"] += 1
+                self._endpoint.handle_data_plane(event, self._now())
+        self._drain()
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        self._endpoint.handle_timeout(self._now())
+        self._drain()
+
+    def _tick(self) -> None:
+        """Every second: which peers have shown that they live, and what the log left out."""
+        self._ticker = self._loop.call_later(TICK, self._tick)
+        now = self._now()
+        for spi in self._forwarding.seen_inbound():
+            self._endpoint.handle_data_plane(InboundSeen(spi), now)
+        for notify, suppressed in self._limiter.expired(now):
+            log_notify(notify, suppressed)
+        self._drain()
+
+    def _stop_timers(self) -> None:
+        self._ticker.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _perform_command(self, command: Command, say: Say) -> dict[str, Any]:
+        if command.command is Verb.SHUTDOWN:
+            self._loop.call_soon(self._stop.set)
+            return {"message": "the gateway is ending"}
+        if command.command is Verb.STATUS:
+            return {"status": self.status()}
+        return {"message": await self._commands.perform(command, say)}
+
+    # ---- what goes out ----
+
+    def _drain(self) -> None:
+        """Performs all that the IKE core wants done, in its order, and sets the one timer."""
+        for action in self._endpoint.actions():
+            try:
+                self._perform(action)
+            except IpsecError as error:
+                self._failed(action, error)
+            self._commands.observe(action)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self._endpoint.next_timeout()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timeout)
+
+    def _perform(self, action: Action) -> None:
+        forwarding = self._forwarding
+        match action:
+            case Transmit():
+                self._transmit(action)
+            case InstallSa(connection, child, inbound, outbound, activate):
+                forwarding.install((connection, child), inbound, outbound, activate=activate)
+            case ActivateOutbound(reqid, spi):
+                forwarding.activate(reqid, spi)
+            case RemoveSa(reqid, inbound_spi, outbound_spi):
+                forwarding.remove(reqid, inbound_spi, outbound_spi)
+            case MovePeer(reqid, inbound_spi, outbound_spi, path):
+                forwarding.move(reqid, inbound_spi, outbound_spi, path)
+            case InstallTrap(connection, child, reqid):
+                self._install_trap(connection, child, reqid)
+            case ReleaseHeld(reqid):
+                forwarding.release_held(reqid)
+            case Notify():
+                self._notify(action)
+
+    def _transmit(self, action: Transmit) -> None:
+        """A datagram that can't leave is counted and told; IKE sends it again (RFC 7296 s2.1)."""
+        sockets = self._marked_sockets if action.path.nat_t else self._ike_sockets
+        try:
+            sockets[action.path.remote.version].send(action.data, action.path)
+        except OSError as error:
+            self.counters["IKE datagrams not sent"] += 1
+            text = f"can't send to {action.path.remote}: {error.strerror}"
+            notify = Notify(SEND_FAILED, text, logging.WARNING, key=f"send {action.path.remote} {error.errno}")
+            self._notify(notify)
+            self._commands.observe(notify)
+        else:
+            self.counters["IKE datagrams sent"] += 1
+
+    def _install_trap(self, connection_name: str, child_name: str, reqid: int) -> None:
+        connection, child = self._configured(connection_name, child_name)
+        local = next((entry for entry in connection.local_addrs if isinstance(entry, IPAddress)), None)
+        local_ts = resolve_selectors(child.local_ts, local)
+        remote_ts = resolve_selectors(child.remote_ts, concrete_remote(connection))
+        self._forwarding.trap((connection_name, child_name), reqid, local_ts, remote_ts)
+
+    def _configured(self, connection_name: str, child_name: str) -> tuple[ConnectionConfig, ChildConfig]:
+        connection = next(one for one in self.connections if one.name == connection_name)
+        return connection, next(one for one in connection.children if one.name == child_name)
+
+    def _notify(self, notify: Notify) -> None:
+        if self._limiter.passes(notify, self._now()):
+            log_notify(notify)
+
+    def _failed(self, action: Action, error: IpsecError) -> None:
+        """The kernel or the data plane refused what was negotiated: without it the SA is of no use, so it goes."""
+        name = type(action).__name__
+        self.counters[f"{name} failed"] += 1
+        if isinstance(action, InstallSa):
+            text = f"the Child SA can't be installed: {error}"
+            log_event(logging.ERROR, "install-failed", text, connection=action.connection, child=action.child)
+            self._loop.call_soon(self._give_up, action.connection, action.child)
+        else:
+            log_event(logging.ERROR, "action-failed", f"{name}: {error}")
+
+    def _give_up(self, connection: str, child: str) -> None:
+        self._endpoint.terminate(connection, child, self._now())
+        self._drain()
+
+    # ---- status ----
+
+    def status(self) -> dict[str, Any]:
+        """The document that `ipsecfast.status` describes."""
+        return status_document(
+            self.config,
+            self._endpoint.status(self._now()),
+            sa_stats=self._forwarding.sa_stats(),
+            worker_stats=self._forwarding.worker_stats(),
+            engine=self._forwarding.data_plane.engine,
+            mtu=self._forwarding.mtu,
+            drop_help=self._forwarding.drop_help(),
+            traps=self._forwarding.traps(),
+            uptime=self._now() - self._started,
+            ike=self._endpoint.counters,
+            gateway=self.counters,
+        )
+
+
+def _port_error(port: int, version: int, error: OSError) -> SetupError:
+    if error.errno == errno.EADDRINUSE:
+        return SetupError(f"UDP port {port} (IPv{version}) is in use: another IKE daemon is running (ss -lup shows it)")
+    return SetupError(f"can't open UDP port {port} (IPv{version}): {error.strerror}")

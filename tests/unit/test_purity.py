@@ -1,0 +1,33 @@
+"""Who may import the data plane. It is an extension module, which import-linter does not see, so its rule stands here."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import ipsecfast
+
+PACKAGE = Path(ipsecfast.__file__).parent
+EXTENSIONS = {"ipsecfast.dataplane", "ipsecfast.library", "ipsecfast.values"}
+MAY_DRIVE_IT = {"forwarding.py", "gateway.py"}
+
+
+def imported_by(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_only_the_gateway_and_what_forwards_know_the_data_plane() -> None:
+    files = {str(file.relative_to(PACKAGE)): imported_by(file) for file in PACKAGE.rglob("*.py")}
+    assert {name for name, imported in files.items() if imported & EXTENSIONS} == MAY_DRIVE_IT
+
+
+def test_ike_is_pure() -> None:
+    shell = {"asyncio", "os", "random", "secrets", "select", "signal", "socket", "subprocess", "threading", "time"}
+    for file in (PACKAGE / "ike").rglob("*.py"):
+        assert not imported_by(file) & shell, file
