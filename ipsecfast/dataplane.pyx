@@ -1,0 +1,558 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The data plane of a gateway: ports, workers and the messages that steer them; and, re-exported, the library over numpy.
+
+    inner, outer = TunPort("ipsec0"), UdpPort(4)
+    plane = DataPlane()
+    worker = plane.add_worker("w0", inner, [outer])
+    threading.Thread(target=worker.run).start()          # without the GIL until plane.close()
+    plane.install_inbound(params); plane.publish_spd(policies); ...
+    plane.events()                                       # when plane.event_fd is readable
+
+Control goes one way (commands), events come back the other; C never calls Python. What the control plane asks for and can't
+have raises DataPlaneError; a bad packet is counted. All objects may be used from any thread; `close()` may be called twice,
+everything else on a closed object raises DataPlaneError. What C still uses lives on until its last user is closed.
+"""
+
+from threading import Condition
+
+from ipsecfast.errors import DataPlaneError
+from ipsecfast.library import InboundSa, OutboundSa, PacketBatch, ReplayWindow, Spd, raw_open, raw_seal
+from ipsecfast.model import (
+    Acquire,
+    FirstInbound,
+    HardLifetime,
+    IkeDatagram,
+    PeerMoved,
+    SoftLifetime,
+    UnknownSpi,
+)
+from ipsecfast.values import DROP_HELP, DROP_REASONS, ENGINES, choose_engine, esp_overhead
+
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memset
+
+from ipsecfast cimport csrc
+from ipsecfast.values cimport (
+    PolicyArray,
+    SaParamsStruct,
+    check,
+    drops_value,
+    engine_name,
+    fill_path,
+    path_value,
+    selector_value,
+    unsigned_value,
+)
+
+
+# ---- ports ----
+
+
+cdef class Port:
+    """Where packets come from and go to. Made by its subclasses; a data plane that has it keeps it alive.
+
+    `close()` of a port that a data plane still uses takes effect when that data plane is closed.
+    """
+
+    cdef csrc.ipsf_port *_port
+    cdef int _users
+    cdef bint _closed
+
+    def __init__(self):
+        raise TypeError("a port is a TunPort, UdpPort, RawEspPort or one of MemoryPort.pair()")
+
+    def __dealloc__(self):
+        csrc.ipsf_port_free(self._port)
+
+    cdef csrc.ipsf_port *_enter(self) except NULL:
+        """For the time of a call, or as long as a data plane has it: `_leave` must follow."""
+        if self._closed or self._port == NULL:
+            raise DataPlaneError("the port is closed")
+        self._users += 1
+        return self._port
+
+    cdef void _leave(self) noexcept:
+        self._users -= 1
+        self._free_when_unused()
+
+    cdef void _free_when_unused(self) noexcept:
+        cdef csrc.ipsf_port *port = self._port
+        if self._closed and self._users == 0:
+            self._port = NULL
+            csrc.ipsf_port_free(port)
+
+    @property
+    def name(self):
+        """What the port is called: the device of a TunPort as the kernel named it."""
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            return csrc.ipsf_port_name(port).decode()
+        finally:
+            self._leave()
+
+    def close(self):
+        """Gives back the descriptor and the memory, at the latest when the last data plane that uses the port is closed."""
+        self._closed = True
+        self._free_when_unused()
+
+
+@cython.final
+cdef class TunPort(Port):
+    """A TUN device of the name `name` (TUNSETIFF, IFF_NO_PI), made here and gone when closed. Carries whole IP packets.
+
+    Raises DataPlaneError with the system's reason, e.g. without CAP_NET_ADMIN.
+    """
+
+    def __init__(self, str name not None):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef bytes encoded = name.encode()
+        check(csrc.ipsf_port_tun_new(encoded, &self._port), f"TUN device {name}")
+
+
+@cython.final
+cdef class UdpPort(Port):
+    """A wildcard-bound UDP socket for ESP in UDP (RFC 3948) and for IKE behind the non-ESP marker.
+
+    `version` is 4 or 6, `mark` the firewall mark of what it sends (0: none). Raises DataPlaneError with the system's reason,
+    e.g. when the port is taken.
+    """
+
+    def __init__(self, version, port=4500, *, mark=0):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef unsigned number = unsigned_value(port, 16, "port")
+        check(csrc.ipsf_port_udp_new(ip_version, number, unsigned_value(mark, 32, "mark"), &self._port),
+              f"UDP port {number} of IPv{version}")
+
+    def fileno(self):
+        """The socket's descriptor: the control plane may send IKE through it (never read from it)."""
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            return csrc.ipsf_port_fd(port)
+        finally:
+            self._leave()
+
+
+@cython.final
+cdef class RawEspPort(Port):
+    """A raw socket for bare ESP, IP protocol 50; arguments and errors as of UdpPort."""
+
+    def __init__(self, version, *, mark=0):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        check(csrc.ipsf_port_raw_new(ip_version, unsigned_value(mark, 32, "mark"), &self._port), f"raw ESP of IPv{version}")
+
+
+@cython.final
+cdef class MemoryPort(Port):
+    """A port over memory, for tests and benchmarks: what one end of a pair sends the other receives, or `get` takes."""
+
+    @staticmethod
+    def pair(capacity=1024):
+        """Two connected ports that hold up to `capacity` packets in each direction. One data plane may have both, or one
+        each of two data planes, or a test plays one end itself with `put` and `get`."""
+        cdef MemoryPort a = MemoryPort.__new__(MemoryPort), b = MemoryPort.__new__(MemoryPort)
+        check(csrc.ipsf_port_memory_pair(unsigned_value(capacity, 32, "capacity"), &a._port, &b._port), "memory ports")
+        return a, b
+
+    def put(self, bytes packet not None, path=None, tos=0):
+        """Puts a packet where this port receives it, as if it came over `path` with the outer TOS byte `tos`.
+
+        False when the port's ring is full.
+        """
+        cdef csrc.ipsf_path c_path
+        cdef csrc.ipsf_path *at = NULL
+        cdef const uint8_t *data = <const uint8_t *><const char *>packet
+        cdef size_t length = len(packet)
+        cdef uint8_t octet = unsigned_value(tos, 8, "tos")
+        cdef int code
+        if path is not None:
+            memset(&c_path, 0, sizeof(c_path))
+            fill_path(&c_path, path)
+            at = &c_path
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            with nogil:
+                code = csrc.ipsf_port_memory_put(port, data, length, at, octet)
+        finally:
+            self._leave()
+        return code != csrc.IPSF_ENOSPC and check(code, f"a packet of {length} bytes") == 0
+
+    def get(self):
+        """The next packet that this port sent, as (bytes, path, TOS byte), path None where it had none; or None."""
+        cdef csrc.ipsf_path path
+        cdef uint8_t[csrc.IPSF_IKE_MAX] data
+        cdef uint8_t tos = 0
+        cdef int length
+        memset(&path, 0, sizeof(path))
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            with nogil:
+                length = csrc.ipsf_port_memory_get(port, data, sizeof(data), &path, &tos)
+        finally:
+            self._leave()
+        if check(length, "the next packet") == 0:
+            return None
+        return (<const char *>data)[:length], path_value(&path), tos
+
+
+# ---- workers ----
+
+
+@cython.final
+@cython.no_gc
+cdef class Worker:
+    """One thread's work, made by `DataPlane.add_worker`. Its counters are in `DataPlane.worker_stats`."""
+
+    cdef DataPlane _plane
+    cdef csrc.ipsf_worker *_worker
+    cdef bint _busy
+    cdef readonly str name
+
+    def __init__(self):
+        raise TypeError("a worker is made by DataPlane.add_worker")
+
+    cdef int _begin(self) except -1:
+        self._plane._require_open()
+        if self._busy:
+            raise DataPlaneError(f"worker {self.name} runs already")
+        self._busy = True
+        self._plane._running += 1
+        return 0
+
+    cdef int _end(self) except -1:
+        self._busy = False
+        with self._plane._idle:
+            self._plane._running -= 1
+            self._plane._idle.notify_all()
+        return 0
+
+    def run(self):
+        """Moves packets until `stop` or `DataPlane.close`: the target of a thread. Holds the GIL at no time in between.
+
+        Raises DataPlaneError when the system refuses to wait on the ports, or when the worker runs already.
+        """
+        cdef int code
+        self._begin()
+        try:
+            with nogil:
+                code = csrc.ipsf_worker_run(self._worker)
+            check(code, f"worker {self.name}")
+        finally:
+            self._end()
+
+    def step(self):
+        """One pass over the ports without waiting; gives back how many packets were handled. For tests."""
+        cdef int code
+        self._begin()
+        try:
+            with nogil:
+                code = csrc.ipsf_worker_step(self._worker)
+            return check(code, f"worker {self.name}")
+        finally:
+            self._end()
+
+    def stop(self):
+        """Lets `run` return soon. From any thread; after `close` there is nothing to stop."""
+        if self._plane._dp != NULL:
+            csrc.ipsf_worker_stop(self._worker)
+
+
+# ---- the data plane ----
+
+
+@cython.final
+@cython.no_gc
+cdef class DataPlane:
+    """SAs, SPD and workers of one gateway. `engine` is one of ENGINES or "auto".
+
+    Raises DataPlaneError for an unknown engine, or with the system's reason.
+    """
+
+    cdef csrc.ipsf_dataplane *_dp
+    cdef csrc.ipsf_worker **_workers
+    cdef size_t _n_workers
+    cdef int _running      # workers inside of run() or step()
+    cdef bint _closing
+    cdef object _idle      # Condition: _running fell
+    cdef list _ports
+    cdef cython.pymutex _lock
+
+    def __cinit__(self, *, str engine not None="auto"):
+        self._idle, self._ports = Condition(), []
+        check(csrc.ipsf_dataplane_new(engine_name(engine.encode()), &self._dp), "data plane")
+
+    def __dealloc__(self):
+        self._free()
+        self._leave_ports()
+
+    cdef void _leave_ports(self) noexcept:
+        cdef Port port
+        while self._ports:
+            port = self._ports.pop()
+            port._leave()
+
+    cdef int _require_open(self) except -1:
+        if self._dp == NULL or self._closing:
+            raise DataPlaneError("the data plane is closed")
+        return 0
+
+    cdef void _free(self) noexcept nogil:
+        cdef csrc.ipsf_dataplane *dp = self._dp
+        self._dp = NULL
+        csrc.ipsf_dataplane_free(dp)
+        free(self._workers)
+        self._workers, self._n_workers = NULL, 0
+
+    def close(self):
+        """Stops the workers, waits for their threads to leave `run`, frees everything; ports go on unless closed themselves."""
+        cdef size_t i
+        self._closing = True
+        for i in range(self._n_workers):
+            csrc.ipsf_worker_stop(self._workers[i])
+        with self._idle:
+            while self._running:
+                self._idle.wait()
+        with nogil:
+            with self._lock:
+                self._free()
+        self._leave_ports()
+
+    @property
+    def engine(self):
+        """The name of the AEAD engine in use."""
+        self._require_open()
+        return csrc.ipsf_dataplane_engine(self._dp).decode()
+
+    @property
+    def event_fd(self):
+        """A descriptor that is readable when `events` has something; the data plane's own, don't close it."""
+        self._require_open()
+        return csrc.ipsf_dataplane_event_fd(self._dp)
+
+    def add_worker(self, str name not None, Port inner not None, outer, *, outbound=True, inbound=True):
+        """A worker between `inner` and the ports of the sequence `outer`; all workers are added before one runs.
+
+        `outbound` and `inbound` say which directions it carries. Each port is received from by one worker only, and sent to
+        by one worker only. Raises DataPlaneError where that can't be.
+        """
+        cdef list ports = [inner, *outer]
+        cdef size_t n = len(ports)
+        cdef unsigned directions = ((csrc.IPSF_WORKER_OUTBOUND if outbound else 0)
+                                    | (csrc.IPSF_WORKER_INBOUND if inbound else 0))
+        cdef csrc.ipsf_port **pointers = <csrc.ipsf_port **>calloc(n, sizeof(csrc.ipsf_port *))
+        cdef list entered = []
+        if pointers == NULL:
+            raise MemoryError(name)
+        try:
+            for i in range(n):
+                pointers[i] = (<Port?>ports[i])._enter()
+                entered.append(ports[i])
+            worker = self._new_worker(name, pointers, n - 1, directions)
+            self._ports.extend(entered)
+            entered.clear()
+            return worker
+        finally:
+            free(pointers)
+            for port in entered:
+                (<Port>port)._leave()
+
+    cdef Worker _new_worker(self, str name, csrc.ipsf_port **ports, size_t n_outer, unsigned directions):
+        cdef Worker worker = Worker.__new__(Worker)
+        cdef bytes encoded = name.encode()
+        self._require_open()
+        cdef csrc.ipsf_worker **grown = <csrc.ipsf_worker **>realloc(
+            self._workers, (self._n_workers + 1) * sizeof(csrc.ipsf_worker *))
+        if grown == NULL:
+            raise MemoryError(name)
+        self._workers = grown
+        check(csrc.ipsf_dataplane_add_worker(self._dp, encoded, ports[0], ports + 1, n_outer, directions, &worker._worker),
+              f"worker {name}")
+        grown[self._n_workers] = worker._worker
+        self._n_workers += 1
+        worker._plane, worker.name = self, name
+        return worker
+
+    # ---- commands ----
+
+    cdef int _apply(self, csrc.ipsf_command *command, object what) except -1:
+        cdef int code = 0
+        self._require_open()
+        with nogil:
+            with self._lock:
+                if self._dp != NULL:
+                    code = csrc.ipsf_dataplane_apply(self._dp, command)
+        return check(code, what)
+
+    cdef int _install(self, csrc.ipsf_command_kind kind, object params, str what) except -1:
+        cdef SaParamsStruct values = SaParamsStruct(params)
+        cdef csrc.ipsf_command command
+        memset(&command, 0, sizeof(command))
+        command.kind, command.reqid, command.spi, command.sa = kind, values.c.reqid, values.c.spi, &values.c
+        return self._apply(&command, f"{what} {values.text}")
+
+    cdef int _name(self, csrc.ipsf_command_kind kind, object reqid, object spi, str what) except -1:
+        """A command that names an SA and says no more."""
+        cdef csrc.ipsf_command command
+        memset(&command, 0, sizeof(command))
+        command.kind = kind
+        command.reqid, command.spi = unsigned_value(reqid, 32, "reqid"), unsigned_value(spi, 32, "spi")
+        return self._apply(&command, f"{what} (reqid {reqid}, SPI 0x{spi:08x})")
+
+    def install_inbound(self, params):
+        """From now on packets with `params.spi` are opened with this SA. Raises DataPlaneError when the SPI is in use."""
+        self._install(csrc.IPSF_CMD_INSTALL_INBOUND, params, "install inbound")
+
+    def install_outbound(self, params):
+        """Registers an outbound SA: it carries nothing until `activate_outbound` (RFC 7296 s2.8)."""
+        self._install(csrc.IPSF_CMD_INSTALL_OUTBOUND, params, "install outbound")
+
+    def activate_outbound(self, reqid, spi):
+        """From now on packets of `reqid` leave by the registered SA `spi`; held ones leave first, in their order."""
+        self._name(csrc.IPSF_CMD_ACTIVATE_OUTBOUND, reqid, spi, "activate outbound SA")
+
+    def remove_inbound(self, spi):
+        """Takes the SA out; it is freed when no worker can still be using it."""
+        self._name(csrc.IPSF_CMD_REMOVE_INBOUND, 0, spi, "remove inbound SA")
+
+    def remove_outbound(self, reqid, spi):
+        """Takes the SA out; when it was the active one, packets of `reqid` have none."""
+        self._name(csrc.IPSF_CMD_REMOVE_OUTBOUND, reqid, spi, "remove outbound SA")
+
+    def move_peer(self, reqid, inbound_spi, outbound_spi, path):
+        """The SA pair goes on over `path` (RFC 7296 s2.23)."""
+        cdef csrc.ipsf_command command
+        cdef csrc.ipsf_path c_path
+        memset(&command, 0, sizeof(command))
+        memset(&c_path, 0, sizeof(c_path))
+        fill_path(&c_path, path)
+        command.kind, command.path = csrc.IPSF_CMD_MOVE_PEER, &c_path
+        command.reqid = unsigned_value(reqid, 32, "reqid")
+        command.spi = unsigned_value(outbound_spi, 32, "outbound_spi")
+        command.inbound_spi = unsigned_value(inbound_spi, 32, "inbound_spi")
+        self._apply(&command, f"move SAs 0x{inbound_spi:08x}, 0x{outbound_spi:08x} of reqid {reqid} to {path}")
+
+    def release_held(self, reqid):
+        """Drops the packets that wait for an SA of `reqid`, counted as hold-released."""
+        self._name(csrc.IPSF_CMD_RELEASE_HELD, reqid, 0, "release held packets")
+
+    def publish_spd(self, policies):
+        """Puts an ordered sequence of Policy in the place of the whole SPD, at once (RFC 4301 s4.4.1)."""
+        cdef PolicyArray array = PolicyArray(policies)
+        cdef csrc.ipsf_command command
+        memset(&command, 0, sizeof(command))
+        command.kind, command.policies, command.n_policies = csrc.IPSF_CMD_PUBLISH_SPD, array.items, array.count
+        self._apply(&command, f"publish an SPD of {array.count} policies")
+
+    # ---- what comes back ----
+
+    def events(self, limit=256):
+        """Up to `limit` events, the oldest first, as the dataclasses of `ipsecfast.model`."""
+        cdef csrc.ipsf_event event
+        cdef uint8_t[csrc.IPSF_IKE_MAX] data
+        cdef int code
+        cdef list found = []
+        self._require_open()
+        while len(found) < limit:
+            code = 0
+            with nogil:
+                with self._lock:
+                    if self._dp != NULL:
+                        code = csrc.ipsf_dataplane_next_event(self._dp, &event, data, sizeof(data))
+            if check(code, "events") == 0:
+                break
+            found.append(_event_value(&event, data))
+        return found
+
+    def worker_stats(self):
+        """One dict a worker: name; outbound and inbound, each {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed (IKE
+        messages and keepalives: neither sent nor dropped); held (packets that wait for their SA now); drops {reason: n}.
+
+        rx is what came in of a direction, tx what was sent: rx = tx + drops + consumed + held over both directions.
+        """
+        cdef csrc.ipsf_counters counters
+        cdef size_t i
+        cdef list found = []
+        self._require_open()
+        for i in range(self._n_workers):
+            with self._lock:
+                if self._dp == NULL:
+                    break
+                name = csrc.ipsf_worker_name(self._workers[i]).decode()
+                csrc.ipsf_worker_counters(self._workers[i], &counters)
+            found.append({
+                "name": name,
+                "outbound": _direction_value(&counters, 0),
+                "inbound": _direction_value(&counters, 1),
+                "consumed": counters.consumed,
+                "held": counters.held,
+                "drops": drops_value(counters.drops),
+            })
+        return found
+
+    def sa_stats(self):
+        """One dict an SA: spi, reqid, inbound, active (bool), packets, bytes (of inner packets), sequence (last used, or the
+        top of the window), drops {reason: n}."""
+        cdef csrc.ipsf_sa_status *status = NULL
+        cdef csrc.ipsf_sa_status *grown
+        cdef size_t i, room = 0, count = 16
+        self._require_open()
+        try:
+            while count > room:
+                grown = <csrc.ipsf_sa_status *>realloc(status, count * sizeof(csrc.ipsf_sa_status))
+                if grown == NULL:
+                    raise MemoryError("SA statistics")
+                status, room = grown, count
+                with nogil:
+                    with self._lock:
+                        count = 0 if self._dp == NULL else csrc.ipsf_dataplane_sa_status(self._dp, status, room)
+            return [_sa_value(&status[i]) for i in range(count)]
+        finally:
+            free(status)
+
+
+cdef dict _direction_value(const csrc.ipsf_counters *counters, int direction):
+    return {
+        "rx_packets": counters.rx_packets[direction],
+        "rx_bytes": counters.rx_bytes[direction],
+        "tx_packets": counters.tx_packets[direction],
+        "tx_bytes": counters.tx_bytes[direction],
+    }
+
+
+cdef dict _sa_value(const csrc.ipsf_sa_status *status):
+    return {
+        "spi": status.spi,
+        "reqid": status.reqid,
+        "inbound": status.inbound != 0,
+        "active": status.active != 0,
+        "packets": status.packets,
+        "bytes": status.bytes,
+        "sequence": status.sequence,
+        "drops": drops_value(status.drops),
+    }
+
+
+cdef object _event_value(const csrc.ipsf_event *event, const uint8_t *data):
+    """csrc/tables/events.def -> ipsecfast/model.py, entry by entry."""
+    if event.kind == csrc.IPSF_EVENT_ACQUIRE:
+        return Acquire(event.reqid, selector_value(&event.source), selector_value(&event.destination))
+    if event.kind == csrc.IPSF_EVENT_FIRST_INBOUND:
+        return FirstInbound(event.spi)
+    if event.kind == csrc.IPSF_EVENT_PEER_MOVED:
+        return PeerMoved(event.spi, path_value(&event.path))
+    if event.kind == csrc.IPSF_EVENT_SOFT_LIFETIME:
+        return SoftLifetime(event.reqid, event.spi, event.inbound != 0)
+    if event.kind == csrc.IPSF_EVENT_HARD_LIFETIME:
+        return HardLifetime(event.reqid, event.spi, event.inbound != 0)
+    if event.kind == csrc.IPSF_EVENT_UNKNOWN_SPI:
+        return UnknownSpi(event.spi, path_value(&event.path))
+    if event.kind == csrc.IPSF_EVENT_IKE_DATAGRAM:
+        return IkeDatagram(path_value(&event.path), (<const char *>data)[:event.length])
+    raise DataPlaneError(f"event of the unknown kind {event.kind}")
