@@ -1,6 +1,6 @@
-"""What the IKE core wants done: one ordered stream of values. The order of the list is the right order to perform them.
+"""What the IKE core wants done: one ordered stream of values, to be performed in that order.
 
-`IkeEndpoint.actions()` yields these; `gateway.py` performs them one after the other and is the only module that knows how.
+`IkeEndpoint.actions()` yields these; `gateway.py` performs them one by one and is the only module that knows how.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Transmit:
 
 @dataclass(frozen=True, slots=True)
 class InstallSa:
-    """A Child SA exists: inbound ACTIVE at once; outbound ACTIVE only if `activate_outbound`, else REGISTERED (RFC 7296 s2.8).
+    """A Child SA exists: inbound ACTIVE at once; outbound ACTIVE if `activate_outbound`, else REGISTERED (s2.8).
 
     `connection` and `child` are the configured names. SPD entries for the SA's selectors go in before this returns.
     """
@@ -62,7 +62,7 @@ class MovePeer:
 
 @dataclass(frozen=True, slots=True)
 class InstallTrap:
-    """Keep PROTECT policies for the configured selectors of a child: its packets ask for an SA by `Acquire` and are held.
+    """PROTECT policies for the configured selectors of a child: its packets ask for an SA (`Acquire`) and are held.
 
     Stands for start_action trap and start alike; the gateway takes the selectors from the configuration.
     """

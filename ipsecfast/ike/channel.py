@@ -5,6 +5,7 @@ It knows what a message is, not what it means. `IkeSa` puts requests in and gets
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from ipsecfast.ike.actions import Transmit
@@ -15,13 +16,14 @@ from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import ZERO_SPI, Message, encode_message, open_message, parse_message, seal_message
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.window import Window
 from ipsecfast.model import Path
 
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
 
 
-class Channel:
+class Channel(ABC):
     """SPIs, keys, window and path of an IKE SA. `initiator`: we are its original initiator (s2.2)."""
 
     def __init__(self, context: Context, path: Path, *, initiator: bool) -> None:
@@ -75,9 +77,7 @@ class Channel:
         return open_message(data, self._cipher_in)
 
     def encode(self, exchange: int, message_id: int, payloads: Sequence[Payload], *, response: bool) -> bytes:
-        message = Message(
-            self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads)
-        )
+        message = Message(self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads))
         if exchange == ExchangeType.IKE_SA_INIT:
             return encode_message(message)
         assert self._cipher_out is not None
@@ -89,6 +89,46 @@ class Channel:
             return self.context.random(cipher.iv_length)
         self._iv += 1
         return self._iv.to_bytes(cipher.iv_length, "big")
+
+    def send_request(self, exchange: int, payloads: Sequence[Payload], now: float) -> None:
+        """Our next request; it is sent again until `request_concluded`."""
+        datagram = self.encode(exchange, self.window.next_request, payloads, response=False)
+        if exchange == ExchangeType.IKE_SA_INIT:
+            self.init_sent = datagram
+        self.window.sent(datagram)
+        self.go_on_waiting(now)
+        self.transmit(datagram, self.path, now)
+
+    def retransmit(self, now: float) -> bool:
+        """The outstanding request once more, bit by bit the same (s2.1); False when it was sent often enough."""
+        outstanding = self.window.outstanding
+        assert outstanding is not None
+        if outstanding.sendings > self.context.settings.retransmit.tries:
+            return False
+        outstanding.sendings += 1
+        self.context.counters["retransmissions"] += 1
+        self.go_on_waiting(now)
+        self.transmit(outstanding.datagram, self.path, now)
+        return True
+
+    def go_on_waiting(self, now: float) -> None:
+        """For the response to the outstanding request, if there is one: longer each time (s2.4)."""
+        if self.window.outstanding is not None:
+            sent_before = self.window.outstanding.sendings - 1
+            wait = self.context.settings.retransmit.wait(sent_before, self.context.random)
+            self.context.timers.set(self, Timer.RETRANSMIT, now + wait)
+
+    def request_concluded(self) -> None:
+        self.window.concluded()
+        self.context.timers.clear(self, Timer.RETRANSMIT)
+
+    def request_withdrawn(self) -> None:
+        """It goes out again in another shape, under the same message ID (IKE_SA_INIT only)."""
+        self.window.restart()
+        self.context.timers.clear(self, Timer.RETRANSMIT)
+
+    @abstractmethod
+    def on_timer(self, timer: Timer, now: float) -> None: ...
 
     def transmit(self, datagram: bytes, path: Path, now: float) -> None:
         self.last_sent = now

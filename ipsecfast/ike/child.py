@@ -189,7 +189,7 @@ class ChildTable:
         return self._active.get(reqid)
 
     def find(self, reqid: int, spi: int, inbound: bool) -> ChildSa | None:
-        """The pair that has this SPI in this direction; outbound SPIs are the peers' choice and unique with the reqid."""
+        """The pair that has this SPI in this direction; outbound SPIs are the peers' choice, unique with reqid."""
         if inbound:
             return self.by_spi.get(spi)
         return next((c for c in self.of_reqid(reqid) if c.spi_out == spi and c.state != ChildState.CLOSED), None)

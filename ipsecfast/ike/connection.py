@@ -95,7 +95,9 @@ class Connection:
         wanted = tuple(self.waiting.values())
         self.waiting.clear()
         if self.addresses is None:
-            self.note("no-address", "can't be initiated: it needs an address in local_addrs and in remote_addrs", warning=True)
+            self.note(
+                "no-address", "can't be initiated: it needs an address in local_addrs and in remote_addrs", warning=True
+            )
             self._release(wanted, now)
             return
         local, remote = self.addresses
@@ -181,7 +183,9 @@ class Connection:
 
     def _restart(self, child: ChildConfig, now: float) -> None:
         """Soon; and later if the last time was just now, so that two gateways that disagree don't spin."""
-        pause = self.context.settings.reconnect[0] if now - self._last_restart < self.context.settings.reconnect[0] else 0.0
+        pause = (
+            self.context.settings.reconnect[0] if now - self._last_restart < self.context.settings.reconnect[0] else 0.0
+        )
         if self.context.timers.deadline(self, Timer.CONNECT) is None:
             self._last_restart = now + pause
             self.context.timers.set(self, Timer.CONNECT, now + pause)

@@ -86,7 +86,11 @@ class IkeEndpoint:
     """
 
     def __init__(
-        self, connections: Sequence[ConnectionConfig], *, random: Callable[[int], bytes], settings: Settings | None = None
+        self,
+        connections: Sequence[ConnectionConfig],
+        *,
+        random: Callable[[int], bytes],
+        settings: Settings | None = None,
     ) -> None:
         self.context = Context(settings or Settings(), random)
         self.connections = {c.name: Connection(c, self.context) for c in connections}
@@ -239,7 +243,9 @@ class IkeEndpoint:
         return outcome
 
     def _refuse_initial(self, header: Header, error: NotifyError, path: Path, now: float) -> Outcome:
-        self.context.complain(now, "init-refused", f"IKE_SA_INIT from {path.remote} refused: {error}", f"init {path.remote}")
+        self.context.complain(
+            now, "init-refused", f"IKE_SA_INIT from {path.remote} refused: {error}", f"init {path.remote}"
+        )
         if self.context.may_answer_stranger(now):
             self._answer_unprotected(header, error_notify(error), path)
         return Outcome.NO_CONNECTION if isinstance(error, NoProposalChosen) else Outcome.MALFORMED
@@ -254,7 +260,9 @@ class IkeEndpoint:
     def _other_version(self, data: bytes, error: InvalidMajorVersion, path: Path, now: float) -> Outcome:
         """s2.5: answered with our version, unless it is an answer itself."""
         header = Header(*HEADER.unpack_from(data[:HEADER_LENGTH]))
-        self.context.complain(now, "version", f"{path.remote}: {error}; only IKEv2 is spoken here", f"version {path.remote}")
+        self.context.complain(
+            now, "version", f"{path.remote}: {error}; only IKEv2 is spoken here", f"version {path.remote}"
+        )
         newer = header.version >> 4 > 2
         if newer and not header.flags & Flags.RESPONSE and self.context.may_answer_stranger(now):
             self._answer_unprotected(header, error_notify(error), path)
@@ -335,5 +343,3 @@ class IkeEndpoint:
                 self._invalid_spi_sent = {k: t for k, t in self._invalid_spi_sent.items() if k in self.context.ike_sas}
                 self._invalid_spi_sent[sa.own_spi] = now
                 sa.start(Report(NotifyPayload(NotifyType.INVALID_SPI, spi.to_bytes(ESP_SPI_LENGTH, "big"))), now)
-
-

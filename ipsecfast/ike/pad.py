@@ -54,7 +54,9 @@ def accepts_peer(connection: ConnectionConfig, peer: Identity) -> bool:
 def find_secret(connection: ConnectionConfig, local: Identity, peer: Identity | None) -> bytes | None:
     """The secret that names both identities before one that names the peer, us, or nobody. A secret of two or more
     identities without the peer's belongs to other peers. `peer` is None while we don't know it."""
-    ranked = [(rank, s.secret) for s in connection.secrets if (rank := _secret_rank(s.identities, local, peer)) is not None]
+    ranked = [
+        (rank, s.secret) for s in connection.secrets if (rank := _secret_rank(s.identities, local, peer)) is not None
+    ]
     return max(ranked, key=lambda r: r[0])[1] if ranked else None
 
 

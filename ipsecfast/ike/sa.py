@@ -142,8 +142,8 @@ class IkeSa(Channel):
         return Outcome.PROCESSED if failure is None else Outcome.ANSWERED_ERROR
 
     def _is_fatal(self, exchange: int, error: NotifyError) -> bool:
-        """s2.21.2: any error ends an IKE SA that is not authenticated; s2.21.3: so does INVALID_SYNTAX an authentic one.
-        After IKE_SA_INIT there is none yet (s2.21.1)."""
+        """s2.21.2: any error ends an IKE SA that is not authenticated, s2.21.3: INVALID_SYNTAX one that is; after
+        IKE_SA_INIT there is none yet (s2.21.1)."""
         if exchange == ExchangeType.IKE_SA_INIT:
             return False
         return self.state is IkeState.CONNECTING or isinstance(error, (InvalidSyntax, AuthenticationFailed))
@@ -225,40 +225,13 @@ class IkeSa(Channel):
             self.queue.popleft()
             payloads = exchange.request(self, now)
             if payloads is not None:
-                self._send_request(exchange, payloads, now)
-
-    def _send_request(self, exchange: Exchange, payloads: Sequence[Payload], now: float) -> None:
-        datagram = self.encode(exchange.type, self.window.next_request, payloads, response=False)
-        if exchange.type == ExchangeType.IKE_SA_INIT:
-            self.init_sent = datagram
-        self.current = exchange
-        self.window.sent(datagram)
-        self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(0))
-        self.transmit(datagram, self.path, now)
-
-    def _wait(self, sent_before: int) -> float:
-        return self.context.settings.retransmit.wait(sent_before, self.context.random)
+                self.current = exchange
+                self.send_request(exchange.type, payloads, now)
 
     def restart(self, exchange: Exchange) -> None:
         """The same request in another shape, with the same message ID (IKE_SA_INIT only)."""
-        self.window.restart()
-        self.context.timers.clear(self, Timer.RETRANSMIT)
+        self.request_withdrawn()
         self.queue.appendleft(exchange)
-
-    def request_concluded(self) -> None:
-        self.window.concluded()
-        self.context.timers.clear(self, Timer.RETRANSMIT)
-
-    def _retransmit(self, now: float) -> None:
-        outstanding = self.window.outstanding
-        assert outstanding is not None
-        if outstanding.sendings > self.context.settings.retransmit.tries:
-            self._give_up(now)
-            return
-        self.context.counters["retransmissions"] += 1
-        self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(outstanding.sendings))
-        outstanding.sendings += 1
-        self.transmit(outstanding.datagram, self.path, now)
 
     def _give_up(self, now: float) -> None:
         """s2.4: a request without an answer after all tries means that the IKE SA is gone."""
@@ -274,7 +247,8 @@ class IkeSa(Channel):
     def on_timer(self, timer: Timer, now: float) -> None:
         match timer:
             case Timer.RETRANSMIT:
-                self._retransmit(now)
+                if not self.retransmit(now):
+                    self._give_up(now)
             case Timer.HALF_OPEN:
                 self.context.counters["half-open expired"] += 1
                 self.close(Cause.REFUSED, now)
@@ -379,7 +353,9 @@ class IkeSa(Channel):
         self.connection.child_failed(config, now)
 
     def peer_child_refused(self, error: NotifyError) -> None:
-        self.note("child-refused", f"the peer's Child SA is refused with {error.notify_type.name}: {error}", warning=True)
+        self.note(
+            "child-refused", f"the peer's Child SA is refused with {error.notify_type.name}: {error}", warning=True
+        )
 
     def rekey_child(self, child: ChildSa, now: float) -> None:
         """Unless that is under way, or somebody has done it."""
@@ -417,7 +393,12 @@ class IkeSa(Channel):
 
     def lost_child(self, child: ChildSa, now: float) -> None:
         """s2.25.1: the peer does not know it: away with it without a DELETE, and a new one from scratch."""
-        self.note("child-lost", f"{child.config.name}: the peer lost {child.spi_out:08x}, starting anew", warning=True, child=child)
+        self.note(
+            "child-lost",
+            f"{child.config.name}: the peer lost {child.spi_out:08x}, starting anew",
+            warning=True,
+            child=child,
+        )
         self.close_child(child, Cause.DUPLICATE, now)
         self.start(CreateChild(child.config), now)
 
@@ -425,15 +406,24 @@ class IkeSa(Channel):
 
     def rekey(self, now: float) -> None:
         busy = any(isinstance(e, RekeyIke) for e in (self.current, *self.queue))
-        if self.state is IkeState.ESTABLISHED and self.closing is None and not self.redundant and not busy:
+        if self.usable and not busy:
             self.start(RekeyIke(), now)
+        elif self.rekey_unsettled:
+            self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def rekey_failed(self, error: NotifyError, now: float) -> None:
         self.note("rekey-failed", f"the IKE SA was not rekeyed: {error}", warning=True)
         self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def spawn(
-        self, suite: Suite, keys: IkeKeys, nonces: tuple[bytes, bytes], spis: tuple[bytes, bytes], *, initiator: bool, now: float
+        self,
+        suite: Suite,
+        keys: IkeKeys,
+        nonces: tuple[bytes, bytes],
+        spis: tuple[bytes, bytes],
+        *,
+        initiator: bool,
+        now: float,
     ) -> IkeSa:
         """The successor (s2.18): established, without Child SAs until `hand_over`."""
         new = IkeSa(self.context, (self.connection,), self.path, initiator=initiator, now=now)
@@ -466,17 +456,13 @@ class IkeSa(Channel):
         self.delayed.clear()
         self.state = IkeState.REKEYED
         self.context.timers.clear_all(self)
-        self._retransmit_goes_on(now)
+        self.go_on_waiting(now)
         self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
         new.note("ike-rekeyed", f"took the place of {self}")
         if self.closing is not None:
             new.delete(self.closing, now)
         for exchange in moving:
             new.start(exchange, now)
-
-    def _retransmit_goes_on(self, now: float) -> None:
-        if self.window.outstanding is not None:
-            self.context.timers.set(self, Timer.RETRANSMIT, now + self._wait(self.window.outstanding.sendings - 1))
 
     def settle_rekey(self, now: float) -> None:
         """The peer's successor stands and ours does not: it gets the Child SAs."""
@@ -502,7 +488,8 @@ class IkeSa(Channel):
     @property
     def usable(self) -> bool:
         """New Child SAs may be made on it."""
-        return self.state is IkeState.ESTABLISHED and self.closing is None and not self.redundant
+        settled = not self.redundant and not self.rekey_unsettled
+        return self.state is IkeState.ESTABLISHED and self.closing is None and settled
 
     def delete(self, cause: Cause, now: float) -> None:
         """Tell the peer (s1.4.1); what waits is dropped. An IKE SA that isn't established goes without a word."""
@@ -589,7 +576,7 @@ class IkeSa(Channel):
 
     def _keep_mapping(self, now: float) -> None:
         keepalive = self.context.settings.keepalive
-        if now - self.last_sent >= keepalive:
+        if now >= self.last_sent + keepalive:
             self.send_keepalive(now)
         self.context.timers.set(self, Timer.KEEPALIVE, self.last_sent + keepalive)
 
@@ -608,7 +595,9 @@ class IkeSa(Channel):
         name = child if isinstance(child, str) else child.config.name
         level = WARNING if warning else INFO
         details = (("ike_spi", self.own_spi.hex()), ("peer", str(self.remote_id or self.path.remote)))
-        self.context.emit(Notify(event, f"{self}: {message}", level, self.connection.config.name, name, details=details))
+        self.context.emit(
+            Notify(event, f"{self}: {message}", level, self.connection.config.name, name, details=details)
+        )
 
     def __str__(self) -> str:
         return f"{self.connection.config.name}[{self.own_spi.hex()[:8]}]"

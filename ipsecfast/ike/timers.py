@@ -86,7 +86,7 @@ def fraction(random: Callable[[int], bytes]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Retransmission (s2.1, s2.4): `timeout * base ** n` seconds after the n-th sending, `tries` sendings after the first.
+    """Retransmission (s2.1, s2.4): `timeout * base ** n` seconds after the n-th sending, `tries` more sendings.
 
     Each wait is shortened by up to `jitter` of itself, so that gateways that lost one link don't answer in step.
     """

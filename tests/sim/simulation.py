@@ -1,6 +1,6 @@
 """Two IKE endpoints and two pretended data planes on virtual time, joined by a seeded link.
 
-    a = Gateway("a", ...)  --- Link (delay, loss, duplicates, reordering, corruption, MTU, NAT) ---  b = Gateway("b", ...)
+    Gateway a  --- Link (delay, loss, duplicates, reordering, corruption, MTU, NAT) ---  Gateway b
 
 Nothing here waits: `Pair.run` jumps from event to event. Everything random comes from one seed. A failing schedule
 prints its seed; `IPSECFAST_SIM_SEED=<seed> pytest tests/sim` runs only that one again, and `IPSECFAST_SIM_TRANSCRIPT=1`
@@ -33,6 +33,7 @@ from ipsecfast.ike.channel import NAT_KEEPALIVE, Channel
 from ipsecfast.ike.child import SLOT_MASK, ChildSa
 from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, notify_name
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.crypto import SkCipher
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.message import Message, open_message, parse_header, parse_message
 from ipsecfast.ike.payloads import DeletePayload, NotifyPayload
@@ -462,7 +463,9 @@ class Pair:
         message = self.decode(sender, data)
         drop = self.link.drop is not None and self.link.drop(sender.name, message)
         fates = [] if target is None or drop else self.link.fates(self.rng, data)
-        fate = "" if len(fates) == 1 and fates[0][1] == data else "   ...lost" if not fates else "   ...damaged or doubled"
+        fate = (
+            "" if len(fates) == 1 and fates[0][1] == data else "   ...lost" if not fates else "   ...damaged or doubled"
+        )
         self.transcript.append(Sent(self.now, sender.name, message, fate))
         if target is None:
             return
@@ -503,7 +506,7 @@ class Pair:
             del peer
 
     def check_converged(self, *, children: int | None = None) -> None:
-        """Once all is quiet: the same IKE SAs and Child SAs at both ends, no duplicates, every half with its other half."""
+        """All quiet: the same IKE SAs and Child SAs at both ends, no duplicates, every half its other half."""
         text = self.text()
         ike = [sorted((sa.spi_i, sa.spi_r, sa.state.value) for sa in g.ike_sas) for g in (self.a, self.b)]
         assert ike[0] == ike[1], f"IKE SAs differ: {ike}\n{text}"
@@ -549,7 +552,7 @@ class Pair:
         return len(self.transcript)
 
 
-def own_cipher(sa: Channel):  # noqa: ANN201
+def own_cipher(sa: Channel) -> SkCipher:
     keys = sa.keys
     own = (keys.sk_ei, keys.sk_ai) if sa.initiator else (keys.sk_er, keys.sk_ar)
     return sa.suite.cipher(*own)
@@ -584,6 +587,22 @@ def run_quiet(pair: Pair, seconds: float = 400.0) -> None:
 
 
 __all__ = [
-    "ADDRESS", "ESP_PROPOSAL", "IKE_PROPOSAL", "NAT_ADDRESS", "SECRET", "Gateway", "Lifetime", "Link", "Nat",
-    "NotifyType", "Pair", "StartAction", "child", "connection", "proposals", "replay_seed", "run_quiet", "selector",
+    "ADDRESS",
+    "ESP_PROPOSAL",
+    "IKE_PROPOSAL",
+    "NAT_ADDRESS",
+    "SECRET",
+    "Gateway",
+    "Lifetime",
+    "Link",
+    "Nat",
+    "NotifyType",
+    "Pair",
+    "StartAction",
+    "child",
+    "connection",
+    "proposals",
+    "replay_seed",
+    "run_quiet",
+    "selector",
 ]

@@ -43,7 +43,9 @@ def test_responder_of_a_first_child_installs_before_it_answers_and_sends_after()
 def test_child_rekey(pfs: bool) -> None:
     """s1.3.3, s2.8: the responder installs before it answers; the initiator deletes the old SA."""
     esp = ("aes128gcm16-x25519",) if pfs else ("aes128gcm16",)
-    pair = Pair(connection("a", children=(child("net", "a", esp=esp),)), connection("b", children=(child("net", "b", esp=esp),)))
+    pair = Pair(
+        connection("a", children=(child("net", "a", esp=esp),)), connection("b", children=(child("net", "b", esp=esp),))
+    )
     pair.up()
     old = pair.a.the_child()
     mark, before = pair.mark(), len(pair.b.performed)

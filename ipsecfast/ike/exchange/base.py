@@ -37,6 +37,10 @@ class Exchange(ABC):
         """The peer refused, or its response is unusable."""
         sa.note("exchange-failed", f"{self.type.name} failed: {error}", warning=True)
 
+    def peer_deleted(self, spi: int) -> None:
+        """The peer deletes a Child SA that we don't know, while we wait for the response."""
+        del spi
+
     def abandoned(self, sa: IkeSa, now: float) -> None:
         """The IKE SA went before there was a response: give back what was reserved."""
         del sa, now

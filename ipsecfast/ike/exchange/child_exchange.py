@@ -31,6 +31,7 @@ class ChildExchange(Exchange):
     def __init__(self, child: ChildConfig) -> None:
         self.child = child
         self.offer: ChildOffer | None = None
+        self.deleted: set[int] = set()  # unknown SPIs that the peer deleted meanwhile: the response may name one
         self._group: int | None = None
         self._nonce = b""
         self._key_exchange: KeyExchange | None = None
@@ -66,6 +67,10 @@ class ChildExchange(Exchange):
                 sa.start(DeleteOffered(self.offer.spi), now)
                 self.offer = None
             raise
+        if terms.spi_out in self.deleted:  # its response came later than its DELETE
+            self._release(sa)
+            self.vanished(sa, now)
+            return
         self.offer = None  # its SPI is the Child SA's now
         self.created(sa, build_child(sa, terms, (self._nonce, nonce), shared, initiator=True, now=now), now)
 
@@ -84,6 +89,10 @@ class ChildExchange(Exchange):
         """The peer has the new Child SA installed; it is not installed here yet."""
 
     @abstractmethod
+    def vanished(self, sa: IkeSa, now: float) -> None:
+        """The peer made the new Child SA and deleted it again before we heard of it."""
+
+    @abstractmethod
     def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
         """No Child SA, and asking again at once would not change it. `text` says what both sides want."""
 
@@ -98,6 +107,9 @@ class ChildExchange(Exchange):
                 sa.start(self, now, first=True)
                 return
         self.refused(sa, error, text, now)
+
+    def peer_deleted(self, spi: int) -> None:
+        self.deleted.add(spi)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         self._release(sa)

@@ -69,7 +69,7 @@ class ChildOffer:
     def make(
         cls, sa: IkeSa, config: ChildConfig, *, ke: bool, packet: Acquire | None = None, old: ChildSa | None = None
     ) -> ChildOffer | None:
-        """The offer for a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free."""
+        """For a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free."""
         spi = sa.context.children.spis.allocate()
         if spi is None:
             return None
@@ -125,7 +125,8 @@ class ChildRequest:
     @classmethod
     def parse(cls, sa: IkeSa, message: Message) -> ChildRequest:
         as_sent = SelectorPair(
-            require(message, TsPayload, PayloadType.TSr).selectors, require(message, TsPayload, PayloadType.TSi).selectors
+            require(message, TsPayload, PayloadType.TSr).selectors,
+            require(message, TsPayload, PayloadType.TSi).selectors,
         )
         transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
         selectors = as_sent
@@ -210,7 +211,15 @@ def build_child(
     inbound = _params(sa, terms, encryption.id, terms.spi_in, key_in)
     outbound = _params(sa, terms, encryption.id, terms.spi_out, key_out)
     child = ChildSa(
-        sa, terms.config, terms.proposal, terms.selectors, inbound, outbound, initiator=initiator, nonces=nonces, now=now
+        sa,
+        terms.config,
+        terms.proposal,
+        terms.selectors,
+        inbound,
+        outbound,
+        initiator=initiator,
+        nonces=nonces,
+        now=now,
     )
     sa.children[terms.spi_in] = child
     return child
@@ -248,8 +257,4 @@ def _jittered(sa: IkeSa, limit: int, spread: int) -> int:
 
 def child_text(child: ChildSa) -> str:
     """One line for the log: selectors, algorithms, SPIs."""
-    return (
-        f"{child.selectors}, {proposal_text(child.proposal)}, SPIs {child.spi_in:08x} in, {child.spi_out:08x} out"
-    )
-
-
+    return f"{child.selectors}, {proposal_text(child.proposal)}, SPIs {child.spi_in:08x} in, {child.spi_out:08x} out"

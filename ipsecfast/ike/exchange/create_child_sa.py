@@ -1,7 +1,7 @@
 """CREATE_CHILD_SA for a new Child SA (RFC 7296 s1.3.1), and the door to the two kinds of rekeying (s1.3.2, s1.3.3).
 
-    HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}  -->
-                             <--  HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Nr, [KEr], TSi, TSr}
+HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Ni, [KEi], TSi, TSr}  -->
+                         <--  HDR, SK {[N(USE_TRANSPORT_MODE)], SA, Nr, [KEr], TSi, TSr}
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ class CreateChild(ChildExchange):
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         sa.install(child, activate=True)
         resolve_twins(sa, child, now)
+
+    def vanished(self, sa: IkeSa, now: float) -> None:
+        sa.child_refused(self.child, "the peer deleted it at once", now)
 
     def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
         if error_code(error) == NotifyType.TEMPORARY_FAILURE:

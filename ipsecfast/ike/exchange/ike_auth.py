@@ -1,7 +1,7 @@
 """IKE_AUTH (RFC 7296 s1.2, s2.15): identities proved by a pre-shared key, and the first Child SA.
 
-    HDR, SK {IDi, [N(INITIAL_CONTACT)], [IDr], AUTH, SAi2, TSi, TSr}  -->
-                             <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+HDR, SK {IDi, [N(INITIAL_CONTACT)], [IDr], AUTH, SAi2, TSi, TSr}  -->
+                         <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
 """
 
 from __future__ import annotations
@@ -180,11 +180,15 @@ def verify(sa: IkeSa, connection: Connection, message: Message, kind: PayloadTyp
     local = pad.local_identity(connection.config, sa.path.local)
     secret = pad.find_secret(connection.config, local, id_payload.identity)
     if auth.method != AuthMethod.SHARED_KEY_MIC:
-        raise AuthenticationFailed(f"{id_payload.identity} proves itself by method {auth.method}, not by a shared secret")
+        raise AuthenticationFailed(
+            f"{id_payload.identity} proves itself by method {auth.method}, not by a shared secret"
+        )
     if secret is None:
         raise AuthenticationFailed(f"there is no secret for us as {local} and the peer {id_payload.identity}")
     if not verify_psk(sa.prf, secret, peer_octets(sa, id_payload), auth.data):
-        raise AuthenticationFailed(f"{id_payload.identity} has another secret than we have for us as {local} and that peer")
+        raise AuthenticationFailed(
+            f"{id_payload.identity} has another secret than we have for us as {local} and that peer"
+        )
 
 
 def own_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:

@@ -1,7 +1,7 @@
 """IKE_SA_INIT (RFC 7296 s1.2): algorithms, key exchange, nonces, NAT detection, cookies. Nothing here is authentic yet.
 
-    HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*)  -->
-                             <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*)
+HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*)  -->
+                         <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*)
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], shar
 
 
 def nat_detection(sa: IkeSa, spi_r: bytes) -> tuple[Payload, ...]:
-    """s2.23: hashes of where we send from and to. `encap = true`: a random source, so that a NAT is seen (forced UDP)."""
+    """s2.23: hashes of where we send from and to. `encap = true`: a random source makes both ends see a NAT."""
     path = sa.path
     source = nat_detection_hash(sa.spi_i, spi_r, path.local, path.local_port)
     if sa.connection.config.encap:

@@ -1,7 +1,7 @@
 """INFORMATIONAL (RFC 7296 s1.4): deletes, liveness, error notifies.
 
-    HDR, SK {[N,] [D,] ...}  -->
-                             <--  HDR, SK {[N,] [D,] ...}
+HDR, SK {[N,] [D,] ...}  -->
+                         <--  HDR, SK {[N,] [D,] ...}
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class DeleteChild(Exchange):
 
 
 class DeleteOffered(Exchange):
-    """The peer made a Child SA that we can't take (s1.3.1, s2.9): it only exists there, under the SPI that we offered."""
+    """A Child SA that we can't take (s1.3.1, s2.9): it only exists at the peer, under the SPI that we offered."""
 
     type = ExchangeType.INFORMATIONAL
     states = frozenset({IkeState.ESTABLISHED})
@@ -163,9 +163,12 @@ def _peer_deletes_children(sa: IkeSa, spis: Sequence[bytes], now: float) -> Sequ
     DELETE we have sent ourselves."""
     ours = []
     for spi in dict.fromkeys(spis):
-        child = sa.child_by_outbound(int.from_bytes(spi, "big"))
-        if child is None:
-            continue  # s1.4.1: deleted before, or never made
+        number = int.from_bytes(spi, "big")
+        child = sa.child_by_outbound(number)
+        if child is None:  # s1.4.1: deleted before; or made for a request whose response we don't have yet
+            if sa.current is not None:
+                sa.current.peer_deleted(number)
+            continue
         if child.state != ChildState.DELETING:
             ours.append(child.spi_in)
         replaced = child.state in (ChildState.REKEYED, ChildState.REDUNDANT) or child.collision is not None

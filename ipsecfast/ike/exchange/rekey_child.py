@@ -52,7 +52,7 @@ class RekeyChild(ChildExchange):
         return payloads
 
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
-        """s2.8.1: of two successors the one with the lowest of the four nonces goes, deleted by the end that made it."""
+        """s2.8.1: of two successors that with the lowest of the four nonces goes, deleted by the end that made it."""
         old, theirs = self.old, self.old.collision
         if theirs is not None and min(child.nonces) < min(theirs.nonces):
             sa.install(child, activate=False)
@@ -69,7 +69,15 @@ class RekeyChild(ChildExchange):
         if old.state == ChildState.REKEYING:
             old.state = ChildState.REKEYED
             sa.start(DeleteChild(old, Cause.REKEYED), now, first=True)
-        sa.note("child-rekeyed", f"{child.config.name}: rekeyed, {old.spi_in:08x} became {child.spi_in:08x}", child=child)
+        sa.note(
+            "child-rekeyed", f"{child.config.name}: rekeyed, {old.spi_in:08x} became {child.spi_in:08x}", child=child
+        )
+
+    def vanished(self, sa: IkeSa, now: float) -> None:
+        """Then the old one isn't wanted either; we began the rekey, so its DELETE is ours to send."""
+        if self.old.state == ChildState.REKEYING:
+            self.old.state = ChildState.REKEYED
+            sa.start(DeleteChild(self.old, Cause.PEER_DELETED), now, first=True)
 
     def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
         old, code = self.old, error_code(error)
@@ -102,7 +110,11 @@ def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> 
         old.collision = child  # s2.25.1: as usual; the response to our own rekey brings the other two nonces
     else:
         old.state, old.successor = ChildState.REKEYED, child
-    sa.note("child-rekeyed", f"{child.config.name}: rekeyed by the peer, {old.spi_in:08x} became {child.spi_in:08x}", child=child)
+    sa.note(
+        "child-rekeyed",
+        f"{child.config.name}: rekeyed by the peer, {old.spi_in:08x} became {child.spi_in:08x}",
+        child=child,
+    )
     return payloads
 
 
@@ -111,6 +123,8 @@ def _find(sa: IkeSa, rekeyed: NotifyPayload) -> ChildSa:
     if old is None:
         if sa.rekey_unsettled:  # s2.8.2: the Child SAs may come to this IKE SA in a moment
             raise TemporaryFailure("the IKE SA was rekeyed by both ends at once")
+        if isinstance(sa.current, ChildExchange):  # it may be what the response on its way to us has made
+            raise TemporaryFailure("a Child SA is being negotiated")
         raise ChildSaNotFound(f"no Child SA has the outbound SPI {rekeyed.spi.hex()}", rekeyed.spi)
     if not old.live or old.collision is not None:  # s2.25.1: it has a successor, or we are closing it
         raise TemporaryFailure(f"the Child SA {old.spi_in:08x} is {old.state.value}")

@@ -1,9 +1,9 @@
 """Rekeying the IKE SA (RFC 7296 s1.3.2, s2.18) and what happens when both ends do it at once (s2.8.2, s2.25.2).
 
-    HDR, SK {SA, Ni, KEi}  -->
-                             <--  HDR, SK {SA, Nr, KEr}
-    HDR(old), SK {D}  -->
-                             <--  HDR(old), SK {}
+HDR, SK {SA, Ni, KEi}  -->
+                         <--  HDR, SK {SA, Nr, KEr}
+HDR(old), SK {D}  -->
+                         <--  HDR(old), SK {}
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class RekeyIke(Exchange):
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side. While we rekey too, both new IKE SAs stand until the nonces decide."""
-    if sa.closing is not None or (sa.peer_successor is not None):
-        raise TemporaryFailure("the IKE SA is rekeyed or closed already")
+    if not sa.usable or sa.peer_successor is not None:
+        raise TemporaryFailure("the IKE SA is being rekeyed or closed already")
     if isinstance(sa.current, (ChildExchange, DeleteChild, DeleteOffered)):  # s2.25.2
         raise TemporaryFailure("a Child SA of this IKE SA is being created, rekeyed or closed")
     offered = require(message, SaPayload).proposals
@@ -142,7 +142,5 @@ def successor(
 ) -> IkeSa:
     """The new IKE SA, established at once (s1.3.2); message IDs begin at 0, its initiator is who rekeyed (s2.18)."""
     suite = Suite.of(proposal)
-    keys = derive_rekeyed_ike_keys(
-        sa.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *nonces, *spis
-    )
+    keys = derive_rekeyed_ike_keys(sa.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *nonces, *spis)
     return sa.spawn(suite, keys, nonces, spis, initiator=initiator, now=now)

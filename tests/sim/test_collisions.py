@@ -1,0 +1,283 @@
+"""Both ends begin at once (RFC 7296 s2.8.1, s2.8.2, s2.25). Chosen nonces decide; traffic runs all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from simulation import Gateway, Link, Pair, StartAction, child, connection, run_quiet
+
+from ipsecfast.ike.child import ChildState
+from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import DeletePayload
+
+LOW, HIGH = b"\x00" * 32, b"\xff" * 32
+MIDDLE = (b"\x40" * 32, b"\x80" * 32)
+
+
+def lowest_is(pair: Pair, loser: Gateway) -> None:
+    """`loser` gets the lowest nonce as its Ni, so what it makes is redundant; the other's SA wins."""
+    winner = pair.gateways[loser.peer_name]
+    loser.next_nonces(LOW, HIGH)
+    winner.next_nonces(*MIDDLE)
+
+
+def lose_first(sender: str, wanted: Callable[[Message], bool], times: int = 1) -> Link:
+    """A link that loses the first messages of one kind."""
+    left = [times]
+
+    def drop(by: str, message: Message | None) -> bool:
+        if by == sender and message is not None and left[0] and wanted(message):
+            left[0] -= 1
+            return True
+        return False
+
+    return Link(drop=drop)
+
+
+def is_rekey_request(message: Message) -> bool:
+    return message.exchange == ExchangeType.CREATE_CHILD_SA and not message.response
+
+
+def is_rekey_response(message: Message) -> bool:
+    return message.exchange == ExchangeType.CREATE_CHILD_SA and message.response
+
+
+@pytest.mark.parametrize("loser", ["a", "b"])
+def test_simultaneous_child_rekey(loser: str) -> None:
+    """s2.8.1, first figure: both create, the SA with the lowest nonce goes, deleted by who made it."""
+    pair = Pair().up()
+    old = pair.a.the_child()
+    lowest_is(pair, pair.gateways[loser])
+    pair.traffic(2.0)
+    pair.run(0.2)
+    mark = pair.mark()
+    pair.a.rekey("net")
+    pair.b.rekey("net")
+    run_quiet(pair)
+    winner = pair.gateways[pair.gateways[loser].peer_name]
+    assert winner.the_child().initiator
+    assert old.state is ChildState.CLOSED
+    exchanges = pair.exchange(mark)
+    assert len(exchanges) == 8
+    assert sum("REKEY_SA" in line for line in exchanges) == 2
+    assert pair.lost == 0
+    pair.check_converged(children=1)
+
+
+@pytest.mark.parametrize("loser", ["a", "b"])
+@pytest.mark.parametrize("lost_by", ["a", "b"])
+@pytest.mark.parametrize("kind", [is_rekey_request, is_rekey_response])
+@pytest.mark.parametrize("what", ["net", None])
+def test_simultaneous_rekey_with_a_message_lost(
+    loser: str, lost_by: str, kind: Callable[[Message], bool], what: str | None
+) -> None:
+    """s2.8.1, second and third figure, and the same for the IKE SA: one end may notice only later, or never."""
+    pair = Pair().up()
+    lowest_is(pair, pair.gateways[loser])
+    pair.link = lose_first(lost_by, kind)
+    pair.traffic(12.0, every=0.01)
+    pair.a.rekey(what)
+    pair.b.rekey(what)
+    run_quiet(pair)
+    assert pair.lost == 0, pair.text()
+    pair.check_converged(children=1)
+
+
+@pytest.mark.parametrize("loser", ["a", "b"])
+def test_simultaneous_ike_rekey(loser: str) -> None:
+    """s2.8.2: the Child SAs go to the IKE SA that stays; its maker deletes the old one."""
+    pair = Pair().up()
+    kept = pair.a.the_child()
+    lowest_is(pair, pair.gateways[loser])
+    pair.traffic(2.0)
+    mark = pair.mark()
+    pair.a.rekey(None)
+    pair.b.rekey(None)
+    run_quiet(pair)
+    winner = pair.gateways[pair.gateways[loser].peer_name]
+    assert winner.established[0].initiator
+    assert pair.a.the_child() is kept
+    assert len(pair.exchange(mark)) == 8
+    assert pair.lost == 0
+    pair.check_converged(children=1)
+
+
+def test_child_rekey_meets_ike_rekey() -> None:
+    """s2.25.2: while the IKE SA is rekeyed, Child SAs wait: TEMPORARY_FAILURE, and again later."""
+    pair = Pair().up()
+    mark = pair.mark()
+    pair.traffic(20.0, every=0.01)
+    pair.a.rekey("net")
+    pair.b.rekey(None)
+    run_quiet(pair)
+    assert "N(TEMPORARY_FAILURE)" in "\n".join(pair.exchange(mark))
+    assert pair.a.the_child().spi_in & 0xFFFFF == 1, "the child was rekeyed in the end"
+    assert pair.lost == 0
+    pair.check_converged(children=1)
+
+
+def test_child_rekey_meets_delete_of_that_child() -> None:
+    """s2.25.1: who deletes wins."""
+    pair = Pair().up()
+    mark = pair.mark()
+    pair.a.rekey("net")
+    pair.b.terminate("net")
+    run_quiet(pair)
+    assert "<-- b CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}" in pair.exchange(mark)
+    pair.check_converged(children=0)
+
+
+def test_child_delete_from_both_ends() -> None:
+    """s1.4.1: whose DELETE is under way does not name the SA again in its response."""
+    pair = Pair().up()
+    mark = pair.mark()
+    pair.a.terminate("net")
+    pair.b.terminate("net")
+    run_quiet(pair)
+    assert sorted(pair.exchange(mark)) == sorted(
+        ["a --> INFORMATIONAL {D}", "<-- b INFORMATIONAL {D}", "a --> INFORMATIONAL {}", "<-- b INFORMATIONAL {}"]
+    )
+    pair.check_converged(children=0)
+
+
+def test_ike_delete_from_both_ends() -> None:
+    """s2.25.2: answered as usual, and one's own request is forgotten."""
+    pair = Pair().up()
+    pair.a.terminate()
+    pair.b.terminate()
+    run_quiet(pair)
+    assert not pair.a.ike_sas
+    assert not pair.b.ike_sas
+    pair.check_converged(children=0)
+
+
+def test_ike_rekey_meets_ike_delete() -> None:
+    """s2.25.2: the rekey is forgotten."""
+    pair = Pair().up()
+    pair.a.rekey(None)
+    pair.b.terminate()
+    run_quiet(pair)
+    assert not pair.a.ike_sas
+    assert not pair.b.ike_sas
+
+
+def test_termination_during_an_ike_rekey_of_ones_own() -> None:
+    pair = Pair().up()
+    pair.a.rekey(None)
+    pair.a.terminate()
+    run_quiet(pair)
+    assert not pair.a.ike_sas
+    assert not pair.b.ike_sas
+    pair.check_converged(children=0)
+
+
+def test_rekey_of_a_child_that_the_peer_lost() -> None:
+    """s2.25.1: CHILD_SA_NOT_FOUND; the Child SA goes without a word and another one is made from scratch."""
+    pair = Pair().up()
+    lost = pair.b.the_child()
+    lost.ike.children.pop(lost.spi_in)
+    pair.b.endpoint.context.children.close(lost, pair.now)
+    mark = pair.mark()
+    pair.a.rekey("net")
+    run_quiet(pair)
+    assert pair.exchange(mark)[1:] == [
+        "<-- b CREATE_CHILD_SA {N(CHILD_SA_NOT_FOUND)}",
+        "a --> CREATE_CHILD_SA {SA, Ni, TSi, TSr}",
+        "<-- b CREATE_CHILD_SA {SA, Nr, TSi, TSr}",
+    ]
+    pair.check_converged(children=1)
+
+
+@pytest.mark.parametrize("loser", ["a", "b"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_both_ends_initiate(loser: str, count: int) -> None:
+    """Both have start_action = start and come up at the same moment: one IKE SA and one of each child remain."""
+    names = [f"net{n}" for n in range(count)]
+    both = {x: tuple(child(n, x, start_action=StartAction.START) for n in names) for x in "ab"}
+    pair = Pair(connection("a", children=both["a"]), connection("b", children=both["b"]))
+    lowest_is(pair, pair.gateways[loser])
+    pair.start()
+    run_quiet(pair)
+    winner = pair.gateways[pair.gateways[loser].peer_name]
+    assert winner.established[0].initiator
+    pair.traffic(1.0)
+    run_quiet(pair)
+    assert pair.lost == 0
+    pair.check_converged(children=count)
+
+
+@pytest.mark.parametrize("loser", ["a", "b"])
+def test_both_ends_create_the_same_child(loser: str) -> None:
+    """As in s2.8.1, though the RFC leaves it open."""
+    both = {x: (child("net1", x), child("net2", x)) for x in "ab"}
+    pair = Pair(connection("a", children=both["a"]), connection("b", children=both["b"]))
+    pair.a.initiate("net1")
+    pair.run(1.0)
+    lowest_is(pair, pair.gateways[loser])
+    pair.traffic(1.0)
+    pair.a.initiate("net2")
+    pair.b.initiate("net2")
+    run_quiet(pair)
+    winner = pair.gateways[pair.gateways[loser].peer_name]
+    assert winner.the_child("net2").initiator
+    assert pair.lost == 0
+    pair.check_converged(children=2)
+
+
+def test_a_late_initiator_joins_the_ike_sa_that_the_peer_made() -> None:
+    """b has sent IKE_SA_INIT when a's IKE SA gets through: b drops its attempt and takes that one."""
+    pair = Pair()
+    pair.link = lose_first("a", lambda m: m.exchange == ExchangeType.IKE_SA_INIT and m.response)
+    pair.b.initiate()
+    pair.run(1.0)
+    pair.a.initiate()
+    run_quiet(pair)
+    assert len(pair.a.established) == 1
+    pair.check_converged(children=1)
+
+
+def test_initial_contact_clears_what_a_restart_left() -> None:
+    """s2.4: b restarts without taking leave; its INITIAL_CONTACT removes a's old SAs without a DELETE."""
+    pair = Pair().up()
+    old = pair.a.established[0]
+    fresh = Pair(seed=2)
+    pair.b.endpoint, pair.b.dataplane = fresh.b.endpoint, fresh.b.dataplane
+    pair.b.dataplane.gateway = pair.b
+    mark = pair.mark()
+    pair.b.initiate()
+    run_quiet(pair)
+    assert old.closed
+    assert not any(isinstance(p, DeletePayload) for p in sent_payloads(pair, mark))
+    pair.check_converged(children=1)
+
+
+@pytest.mark.parametrize(("unique", "left"), [("replace", "new"), ("keep", "old"), ("never", "both")])
+def test_unique(unique: str, left: str) -> None:
+    """A second IKE SA of the same peer, without INITIAL_CONTACT."""
+    pair = Pair(connection("a", unique="never"), connection("b", unique=unique)).up()
+    pair.run(1.0)
+    old = pair.b.established[0]
+    pair.a.established[0].redundant = True  # so that a makes another one
+    pair.a.initiate()
+    pair.run(10.0)
+    kept = pair.b.established
+    assert {"new": old not in kept and len(kept) == 1, "old": kept == [old], "both": len(kept) == 2}[left]
+
+
+def sent_payloads(pair: Pair, since: int) -> list[object]:
+    messages = (getattr(line, "message", None) for line in pair.transcript[since:])
+    return [p for m in messages if m is not None for p in m.payloads]
+
+
+def test_requests_while_the_ike_sa_closes_are_refused() -> None:
+    """s2.25.2: TEMPORARY_FAILURE while our DELETE is under way."""
+    pair = Pair().up()
+    pair.link = lose_first("b", lambda m: any(isinstance(p, DeletePayload) for p in m.payloads))
+    mark = pair.mark()
+    pair.b.terminate()
+    pair.a.rekey("net")
+    run_quiet(pair)
+    assert "<-- b CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}" in pair.exchange(mark)
+    pair.check_converged(children=0)
