@@ -67,10 +67,10 @@ def run(file: str, log_format: str, log_level: str) -> None:
 
     Device, routes and rules are there while it runs and gone afterwards.
     """
-    from ipsecfast.gateway import run_gateway
+    config = _load_or_fail(file)
+    from ipsecfast.gateway import run_gateway  # needs the extension modules, a wrong file doesn't
     from ipsecfast.logs import set_up_logging
 
-    config = _load_or_fail(file)
     set_up_logging(LogFormat(log_format), log_level)
     try:
         run_gateway(config)
@@ -104,9 +104,6 @@ def check(file: str, as_json: bool) -> None:
 
     Touches nothing. Exit code 1 if there is a mistake.
     """
-    from ipsecfast.gateway import machine_warnings
-    from ipsecfast.summary import summary
-
     try:
         config = load_config(file)
     except ConfigError as error:
@@ -116,6 +113,9 @@ def check(file: str, as_json: bool) -> None:
         else:
             _print_problems(error)
         sys.exit(FAILED)
+    from ipsecfast.gateway import machine_warnings  # needs the extension modules, a wrong file doesn't
+    from ipsecfast.summary import summary
+
     warnings = [*config.warnings, *machine_warnings(config)]
     if as_json:
         entry = {"file": file, "ok": True, "problems": [], "warnings": [asdict(one) for one in warnings]}

@@ -68,9 +68,10 @@ class Forwarding:
         self._inner_port = TunPort(self.config.tun)
         steps.add(f"device {self.config.tun}", self._inner_port.close)
         self.mtu = self.config.mtu or self._compute_mtu()
-        self._network.bring_up(self.mtu)
+        versions = tuple(inner)
+        self._network.bring_up(self.mtu, versions)
         steps.add("routes and rules", self._close_network)
-        self._network.add_rules(self.config.policies, tuple(inner))
+        self._network.add_rules(self.config.policies, versions)
         self._publish()
         return leftovers
 

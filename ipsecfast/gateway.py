@@ -35,7 +35,7 @@ from ipsecfast.ike.actions import (
     Transmit,
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.logs import NotifyLimiter, log_event, log_notify
+from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
 from ipsecfast.model import IKE_PORT, ChildConfig, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
 from ipsecfast.netlink import Netlink
 from ipsecfast.preflight import (
@@ -125,6 +125,7 @@ class Gateway:
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_log_exception)
         self._stop = asyncio.Event()
         self._started = self._now()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -279,7 +280,7 @@ class Gateway:
         for action in self._endpoint.actions():
             try:
                 self._perform(action)
-            except IpsecError as error:
+            except (IpsecError, OSError, ValueError) as error:
                 self._failed(action, error)
             self._commands.observe(action)
         self._set_timer()
@@ -339,7 +340,7 @@ class Gateway:
         if self._limiter.passes(notify, self._now()):
             log_notify(notify)
 
-    def _failed(self, action: Action, error: IpsecError) -> None:
+    def _failed(self, action: Action, error: Exception) -> None:
         """The kernel or the data plane refused what was negotiated: without it the SA is of no use, so it goes."""
         name = type(action).__name__
         self.counters[f"{name} failed"] += 1
@@ -371,6 +372,11 @@ class Gateway:
             ike=self._endpoint.counters,
             gateway=self.counters,
         )
+
+
+def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A bug of ours in a callback: the gateway goes on, the log has the traceback."""
+    LOGGER.error("%s", context["message"], exc_info=context.get("exception"), extra={"event": "bug"})
 
 
 def _port_error(port: int, version: int, error: OSError) -> SetupError:

@@ -43,12 +43,13 @@ OUR_PROTOCOL = 86  # no routing daemon uses it (iproute2's rt_protos)
 MAIN_TABLE = 254
 FIB_RULE_INVERT = 2
 SCOPE_LINK = 253
+IFF_UP, IFF_MULTICAST = 0x1, 0x1000
 TX_QUEUE_LENGTH = 4096  # packets; the default of 500 loses bursts that the workers would have carried
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
-# Ours to decide, because the device is ours. No link-local address: nothing but tunnel traffic enters the device. Loose
-# reverse path filter: the data plane has already checked the source against the SA's selectors.
+# Ours to decide, because the device is ours. No link-local address, and no multicast: nothing but tunnel traffic enters
+# the device. Loose reverse path filter: the data plane has already checked the source against the SA's selectors.
 _DEVICE_SYSCTLS = (
     ("ipv6", "addr_gen_mode", "1"),
     ("ipv6", "accept_ra", "0"),
@@ -176,17 +177,22 @@ class TunNetwork:
 
     # ---- the device ----
 
-    def bring_up(self, mtu: int) -> None:
-        """Sets MTU and queue length of the (existing) device and takes it up. It vanishes with its owner's file."""
+    def bring_up(self, mtu: int, versions: Collection[int] = (4, 6)) -> None:
+        """Sets MTU and queue length of the (existing) device and takes it up for packets of these IP versions.
+
+        It vanishes with its owner's file.
+        """
         index = self.netlink.link_index(self.device)
         if index is None:
             raise NetlinkError(f"the device {self.device} has vanished")
         self._index = index
         for family, key, value in _DEVICE_SYSCTLS:
             self._set_sysctl(family, key, value)
+        if 6 not in versions:  # or the kernel sends multicast listener reports into it
+            self._set_sysctl("ipv6", "disable_ipv6", "1")
         self._command(
             f"take {self.device} up with MTU {mtu}", "link", "set",
-            index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, state="up",
+            index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, flags=IFF_UP, change=IFF_UP | IFF_MULTICAST,
         )  # fmt: skip
 
     def _set_sysctl(self, family: str, key: str, value: str) -> None:

@@ -50,8 +50,8 @@ def _ike_line(ike_sa: dict[str, Any]) -> str:
     translated = [f"{end} end" for end in ("local", "remote") if ike_sa["nat"][end]]
     nat = f" (NAT at the {' and the '.join(translated)})" if translated else ""
     return (
-        f"IKE SA {ike_sa['spi_i']}_i {ike_sa['spi_r']}_r {ike_sa['state']} as {role}, "
-        f"{ike_sa['local']} - {ike_sa['remote']}{nat}, {ike_sa['proposal'] or 'not negotiated yet'}{times}"
+        f"IKE SA {ike_sa['spi_i']}_i {ike_sa['spi_r']}_r {ike_sa['state']} as {role}{times}\n"
+        f"    {ike_sa['local']} - {ike_sa['remote']}{nat}, {ike_sa['proposal'] or 'not negotiated yet'}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Who may import the data plane. It is an extension module, which import-linter does not see, so its rule stands here."""
+"""Who may import the data plane: an extension module, which import-linter does not see. So its rule stands here."""
 
 from __future__ import annotations
 
