@@ -236,7 +236,10 @@ class Gateway:
         self._drain()
 
     def _on_events(self) -> None:
-        for event in self._forwarding.events(EVENTS_AT_ONCE):
+        events = self._forwarding.events(EVENTS_AT_ONCE)
+        if len(events) == EVENTS_AT_ONCE:  # there may be more, and the bell has rung already
+            self._loop.call_soon(self._on_events)
+        for event in events:
             if isinstance(event, IkeDatagram):
                 self.counters["IKE datagrams received on port 4500"] += 1
                 self._endpoint.receive_datagram(event.data, event.path, self._now())

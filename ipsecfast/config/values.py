@@ -286,8 +286,8 @@ def identity(value: object) -> Identity | None:
 
 def _name_identity(entry: str) -> Identity:
     fqdn = entry.removeprefix("@")
-    if not fqdn or re.search(r"\s", fqdn):
-        raise ValueError("expected an address, a name without blanks such as gw.example.org, user@host, or @#hex")
+    if not fqdn or re.search(r"[\s=]", fqdn):  # with "=" it would be meant as a distinguished name
+        raise ValueError("expected an address, a name such as gw.example.org, user@host, or @# and hexadecimal digits")
     return Identity(ID_RFC822_ADDR if "@" in fqdn else ID_FQDN, fqdn.encode())
 
 
