@@ -58,7 +58,8 @@ struct ipsf_sa_in {
 	_Atomic uint64_t packets, bytes;        /* one writer; atomic only for the reader of statistics */
 	uint32_t told;
 	/* cold */
-	struct ipsf_sa_in *next __attribute__((aligned(IPSF_CACHE_LINE)));
+	_Atomic(struct ipsf_sa_in *) next __attribute__((aligned(IPSF_CACHE_LINE))); /* of the SAD slot */
+	struct ipsf_path reported;              /* the path last told by PEER_MOVED; the owner writes */
 	_Atomic uint64_t drops[IPSF_DROP_COUNT];
 };
 

@@ -1,0 +1,307 @@
+#include "ip.h"
+
+#define MAX_EXTENSION_HEADERS 8 /* more is nobody's honest packet */
+
+#define DF_BIT 0x4000u
+#define MF_BIT 0x2000u
+#define OFFSET_BITS 0x1fffu
+
+static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
+{
+	packet->drop = (uint8_t)reason;
+	return false;
+}
+
+static bool has_ports(uint8_t protocol)
+{
+	switch (protocol) {
+	case IPSF_PROTO_TCP:
+	case IPSF_PROTO_UDP:
+	case IPSF_PROTO_DCCP:
+	case IPSF_PROTO_SCTP:
+	case IPSF_PROTO_UDPLITE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* RFC 4301 s4.4.1.1: ports, or type and code, or the type of a mobility header, as one number. */
+static bool read_ports(struct ipsf_packet *packet)
+{
+	const uint8_t *next = packet->data + packet->transport;
+	uint32_t there = packet->length - packet->transport;
+
+	packet->source_port = packet->destination_port = 0;
+	if (packet->flags & IPSF_PACKET_LATER_FRAGMENT)
+		return true;
+	if (has_ports(packet->protocol)) {
+		if (there < 4)
+			return refuse(packet, IPSF_DROP_MALFORMED);
+		packet->source_port = ipsf_read16(next);
+		packet->destination_port = ipsf_read16(next + 2);
+	} else if (packet->protocol == IPSF_PROTO_ICMP || packet->protocol == IPSF_PROTO_ICMPV6) {
+		if (there < 2)
+			return refuse(packet, IPSF_DROP_MALFORMED);
+		packet->source_port = packet->destination_port = ipsf_read16(next);
+	} else if (packet->protocol == IPSF_PROTO_MOBILITY) {
+		if (there < 3)
+			return refuse(packet, IPSF_DROP_MALFORMED);
+		packet->source_port = packet->destination_port = (uint16_t)(next[2] << 8);
+	}
+	return true;
+}
+
+static void note_fragment(struct ipsf_packet *packet, uint16_t offset, bool more)
+{
+	if (offset)
+		packet->flags |= IPSF_PACKET_LATER_FRAGMENT;
+	else if (more)
+		packet->flags |= IPSF_PACKET_FIRST_FRAGMENT;
+}
+
+static bool parse_ipv4(struct ipsf_packet *packet)
+{
+	const uint8_t *ip = packet->data;
+	uint32_t header = (ip[0] & 15u) * 4u, total = ipsf_read16(ip + 2);
+	uint16_t fragment = ipsf_read16(ip + 6);
+
+	if (header < IPSF_IPV4_HEADER || total < header || total > packet->length)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	packet->tailroom = (uint16_t)(packet->tailroom + (packet->length - total));
+	packet->length = total;
+	packet->transport = (uint16_t)header;
+	packet->protocol = ip[9];
+	if (fragment & DF_BIT)
+		packet->flags |= IPSF_PACKET_DF;
+	note_fragment(packet, fragment & OFFSET_BITS, fragment & MF_BIT);
+	return read_ports(packet);
+}
+
+static bool is_extension(uint8_t next_header)
+{
+	return next_header == IPSF_PROTO_HOPOPTS || next_header == IPSF_PROTO_ROUTING ||
+	       next_header == IPSF_PROTO_FRAGMENT || next_header == IPSF_PROTO_DSTOPTS;
+}
+
+/* Walks to the first header that is no extension (RFC 8200 s4). A later fragment ends the walk: what follows is payload. */
+static bool skip_extensions(struct ipsf_packet *packet, uint8_t next_header)
+{
+	uint32_t at = IPSF_IPV6_HEADER;
+
+	for (unsigned i = 0; is_extension(next_header); i++) {
+		const uint8_t *header = packet->data + at;
+		uint8_t kind = next_header;
+		uint32_t size;
+
+		if (i == MAX_EXTENSION_HEADERS || packet->length - at < 8)
+			return refuse(packet, IPSF_DROP_MALFORMED);
+		size = kind == IPSF_PROTO_FRAGMENT ? 8 : (header[1] + 1u) * 8u;
+		if (packet->length - at < size)
+			return refuse(packet, IPSF_DROP_MALFORMED);
+		next_header = header[0];
+		at += size;
+		if (kind != IPSF_PROTO_FRAGMENT)
+			continue;
+		note_fragment(packet, ipsf_read16(header + 2) >> 3, header[3] & 1);
+		if (packet->flags & IPSF_PACKET_LATER_FRAGMENT)
+			break;
+	}
+	packet->transport = (uint16_t)at;
+	packet->protocol = next_header;
+	return true;
+}
+
+static bool parse_ipv6(struct ipsf_packet *packet)
+{
+	uint32_t total;
+
+	if (packet->length < IPSF_IPV6_HEADER)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	total = IPSF_IPV6_HEADER + (uint32_t)ipsf_read16(packet->data + 4);
+	if (total > packet->length)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	packet->tailroom = (uint16_t)(packet->tailroom + (packet->length - total));
+	packet->length = total;
+	packet->flags |= IPSF_PACKET_DF; /* no router may fragment IPv6 */
+	return skip_extensions(packet, packet->data[6]) && read_ports(packet);
+}
+
+bool ipsf_ip_parse(struct ipsf_packet *packet)
+{
+	packet->flags &= (uint8_t)~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT);
+	if (packet->length < IPSF_IPV4_HEADER || packet->length > UINT16_MAX)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	packet->version = packet->data[0] >> 4;
+	if (packet->version == 4)
+		return parse_ipv4(packet);
+	if (packet->version == 6)
+		return parse_ipv6(packet);
+	return refuse(packet, IPSF_DROP_MALFORMED);
+}
+
+uint8_t ipsf_ip_tos(const struct ipsf_packet *packet)
+{
+	return packet->version == 4 ? packet->data[1] : (uint8_t)(ipsf_read16(packet->data) >> 4);
+}
+
+void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos)
+{
+	uint8_t *ip = packet->data;
+
+	if (packet->version == 4) {
+		/* RFC 1624 eqn. 3: HC' = ~(~HC + ~m + m') */
+		uint32_t sum = (uint16_t)~ipsf_read16(ip + 10) + (uint32_t)(uint16_t)~ipsf_read16(ip);
+
+		ip[1] = tos;
+		ipsf_write16(ip + 10, ipsf_checksum_fold(sum + ipsf_read16(ip)));
+	} else {
+		ipsf_write16(ip, (uint16_t)((ipsf_read16(ip) & 0xf00fu) | (unsigned)tos << 4));
+	}
+}
+
+uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp)
+{
+	return (uint8_t)((copy_dscp ? inner_tos & 0xfcu : 0u) | (copy_ecn ? inner_tos & 3u : 0u));
+}
+
+int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp)
+{
+	/* RFC 6040 s4.2, figure 4: [inner][outer], columns Not-ECT, ECT(1), ECT(0), CE in the order of their codes. */
+	static const int8_t table[4][4] = {
+		[IPSF_NOT_ECT] = { IPSF_NOT_ECT, IPSF_NOT_ECT, IPSF_NOT_ECT, -1 },
+		[IPSF_ECT1] = { IPSF_ECT1, IPSF_ECT1, IPSF_ECT1, IPSF_CE },
+		[IPSF_ECT0] = { IPSF_ECT0, IPSF_ECT1, IPSF_ECT0, IPSF_CE },
+		[IPSF_CE] = { IPSF_CE, IPSF_CE, IPSF_CE, IPSF_CE },
+	};
+	int ecn = copy_ecn ? table[inner_tos & 3][outer_tos & 3] : inner_tos & 3;
+
+	if (ecn < 0)
+		return -1;
+	return ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
+}
+
+static bool in_range(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
+{
+	if (selector->first.version != version)
+		return false;
+	if (version == 4) {
+		uint32_t a = ipsf_read32(address);
+
+		return a >= ipsf_read32(selector->first.bytes) && a <= ipsf_read32(selector->last.bytes);
+	}
+	return memcmp(address, selector->first.bytes, 16) >= 0 && memcmp(address, selector->last.bytes, 16) <= 0;
+}
+
+static bool port_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, uint16_t port)
+{
+	bool any = selector->port_first == 0 && selector->port_last == UINT16_MAX;
+	bool opaque = selector->port_first == UINT16_MAX && selector->port_last == 0;
+
+	if (any)
+		return true;
+	if (packet->flags & IPSF_PACKET_LATER_FRAGMENT)
+		return opaque;
+	return port >= selector->port_first && port <= selector->port_last;
+}
+
+bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, const uint8_t *address,
+			   uint16_t port)
+{
+	return (!selector->protocol || selector->protocol == packet->protocol) &&
+	       in_range(selector, packet->version, address) && port_matches(selector, packet, port);
+}
+
+uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum)
+{
+	const uint8_t *p = data;
+	uint64_t wide = sum;
+
+	for (; length >= 4; p += 4, length -= 4)
+		wide += ipsf_read32(p);
+	if (length >= 2) {
+		wide += (uint32_t)ipsf_read16(p) << 16;
+		p += 2;
+		length -= 2;
+	}
+	if (length)
+		wide += (uint32_t)p[0] << 24;
+	while (wide >> 32)
+		wide = (wide & UINT32_MAX) + (wide >> 32);
+	/* 32-bit sums fold to the 16-bit sum, because 2^16 = 1 modulo 2^16 - 1. */
+	return (uint32_t)((wide & 0xffff) + (wide >> 16));
+}
+
+uint16_t ipsf_checksum_fold(uint32_t sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (uint16_t)~sum;
+}
+
+static bool build_ipv4(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol)
+{
+	uint8_t *ip = packet->data - IPSF_IPV4_HEADER;
+	uint32_t total = packet->length + IPSF_IPV4_HEADER;
+
+	if (packet->headroom < IPSF_IPV4_HEADER || total > UINT16_MAX)
+		return false;
+	memset(ip, 0, IPSF_IPV4_HEADER);
+	ip[0] = 0x45;
+	ip[1] = packet->tos;
+	ipsf_write16(ip + 2, (uint16_t)total);
+	ipsf_write16(ip + 6, DF_BIT);
+	ip[8] = 64;
+	ip[9] = protocol;
+	memcpy(ip + 12, path->remote.bytes, 4);
+	memcpy(ip + 16, path->local.bytes, 4);
+	ipsf_write16(ip + 10, ipsf_checksum_fold(ipsf_checksum_add(ip, IPSF_IPV4_HEADER, 0)));
+	packet->data = ip;
+	packet->length = total;
+	packet->headroom = (uint16_t)(packet->headroom - IPSF_IPV4_HEADER);
+	return true;
+}
+
+static bool build_ipv6(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol)
+{
+	uint8_t *ip = packet->data - IPSF_IPV6_HEADER;
+
+	if (packet->headroom < IPSF_IPV6_HEADER || packet->length > UINT16_MAX)
+		return false;
+	memset(ip, 0, 8);
+	ipsf_write16(ip, (uint16_t)(0x6000u | (unsigned)packet->tos << 4));
+	ipsf_write16(ip + 4, (uint16_t)packet->length);
+	ip[6] = protocol;
+	ip[7] = 64;
+	memcpy(ip + 8, path->remote.bytes, 16);
+	memcpy(ip + 24, path->local.bytes, 16);
+	packet->data = ip;
+	packet->length += IPSF_IPV6_HEADER;
+	packet->headroom = (uint16_t)(packet->headroom - IPSF_IPV6_HEADER);
+	return true;
+}
+
+bool ipsf_ip_build(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol)
+{
+	return path->remote.version == 4 ? build_ipv4(packet, path, protocol) : build_ipv6(packet, path, protocol);
+}
+
+void ipsf_ip_mend_checksum(struct ipsf_packet *packet)
+{
+	uint8_t *next = packet->data + packet->transport;
+	uint32_t length = packet->length - packet->transport, sum;
+	unsigned address_bytes = packet->version == 4 ? 8 : 32, field;
+
+	if (packet->protocol == IPSF_PROTO_TCP && length >= 20)
+		field = 16;
+	else if (packet->protocol == IPSF_PROTO_UDP && length >= 8 && ipsf_read16(next + 6))
+		field = 6;
+	else
+		return;
+	ipsf_write16(next + field, 0);
+	sum = ipsf_checksum_add(ipsf_ip_source(packet), address_bytes, packet->protocol + length);
+	sum = ipsf_checksum_add(next, length, sum);
+	ipsf_write16(next + field, ipsf_checksum_fold(sum));
+	if (field == 6 && !ipsf_read16(next + 6))
+		ipsf_write16(next + 6, UINT16_MAX); /* RFC 768: zero would mean "none" */
+}

@@ -1,0 +1,74 @@
+/*
+ * The inner IP packet: checked once, its 5-tuple in the descriptor; and the rules for ECN, DSCP and DF between inner and
+ * outer header (RFC 4301 s5.1.2, RFC 6040). Pure, any thread.
+ */
+#ifndef IPSF_IP_H
+#define IPSF_IP_H
+
+#include "packet.h"
+
+#define IPSF_IPV4_HEADER 20
+#define IPSF_IPV6_HEADER 40
+
+enum ipsf_protocol {
+	IPSF_PROTO_HOPOPTS = 0,
+	IPSF_PROTO_ICMP = 1,
+	IPSF_PROTO_IPV4 = 4,
+	IPSF_PROTO_TCP = 6,
+	IPSF_PROTO_UDP = 17,
+	IPSF_PROTO_DCCP = 33,
+	IPSF_PROTO_IPV6 = 41,
+	IPSF_PROTO_ROUTING = 43,
+	IPSF_PROTO_FRAGMENT = 44,
+	IPSF_PROTO_ESP = 50,
+	IPSF_PROTO_ICMPV6 = 58,
+	IPSF_PROTO_NONE = 59,
+	IPSF_PROTO_DSTOPTS = 60,
+	IPSF_PROTO_SCTP = 132,
+	IPSF_PROTO_MOBILITY = 135,
+	IPSF_PROTO_UDPLITE = 136,
+};
+
+enum ipsf_ecn { IPSF_NOT_ECT = 0, IPSF_ECT1 = 1, IPSF_ECT0 = 2, IPSF_CE = 3 };
+
+/*
+ * Reads the IP packet at packet->data: version, protocol, transport, ports, fragment and DF flags. Bytes behind the IP
+ * length (TFC padding, RFC 4303 s2.7) are cut off. False, with packet->drop, where lengths or headers contradict the bytes.
+ */
+IPSF_MUST_CHECK bool ipsf_ip_parse(struct ipsf_packet *packet);
+
+/* DSCP and ECN of a parsed packet. */
+uint8_t ipsf_ip_tos(const struct ipsf_packet *packet);
+/* Replaces DSCP and ECN; the IPv4 checksum follows (RFC 1624). */
+void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos);
+
+/* The addresses of a parsed packet: 4 or 16 bytes. */
+static inline const uint8_t *ipsf_ip_source(const struct ipsf_packet *packet)
+{
+	return packet->data + (packet->version == 4 ? 12 : 8);
+}
+
+static inline const uint8_t *ipsf_ip_destination(const struct ipsf_packet *packet)
+{
+	return packet->data + (packet->version == 4 ? 16 : 24);
+}
+
+/* Outer DSCP and ECN from inner ones: RFC 6040 s4.1, normal mode where copy_ecn, else compatibility mode. */
+uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp);
+/* Inner DSCP and ECN after decapsulation, RFC 6040 s4.2; -1: the packet must be dropped. */
+int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp);
+
+/* Whether a packet's address, protocol and port are inside. A port that a fragment hides matches only any port and OPAQUE. */
+bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, const uint8_t *address,
+			   uint16_t port);
+
+/* RFC 1071 over length bytes, added to sum; fold with ipsf_checksum_fold. */
+uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum);
+uint16_t ipsf_checksum_fold(uint32_t sum);
+
+/* Writes an IP header without options before packet->data for a payload of protocol: transport mode, inbound. False: no room. */
+IPSF_MUST_CHECK bool ipsf_ip_build(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol);
+/* Recomputes a TCP or UDP checksum that a NAT has made wrong (RFC 3948 s3.1.2); others are left alone. */
+void ipsf_ip_mend_checksum(struct ipsf_packet *packet);
+
+#endif

@@ -1,0 +1,134 @@
+#include "packet.h"
+
+#include <stdlib.h>
+
+struct ipsf_pool {
+	struct ipsf_buffer *free;
+	uint32_t available, count, buffer_size;
+	uint8_t *memory;
+};
+
+static size_t stride_of(uint32_t buffer_size)
+{
+	size_t stride = sizeof(struct ipsf_buffer) + buffer_size;
+
+	return (stride + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1);
+}
+
+int ipsf_pool_new(uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
+{
+	size_t stride = stride_of(buffer_size);
+	struct ipsf_pool *pool = calloc(1, sizeof *pool);
+
+	if (!pool)
+		return IPSF_ENOMEM;
+	pool->memory = aligned_alloc(IPSF_CACHE_LINE, stride * count);
+	if (!pool->memory) {
+		free(pool);
+		return IPSF_ENOMEM;
+	}
+	pool->count = pool->available = count;
+	pool->buffer_size = buffer_size;
+	for (uint32_t i = count; i-- > 0;) {
+		struct ipsf_buffer *buffer = (struct ipsf_buffer *)(pool->memory + stride * i);
+
+		buffer->users = 0;
+		buffer->size = buffer_size;
+		buffer->next = pool->free;
+		pool->free = buffer;
+	}
+	*out = pool;
+	return IPSF_OK;
+}
+
+void ipsf_pool_free(struct ipsf_pool *pool)
+{
+	if (!pool)
+		return;
+	free(pool->memory);
+	free(pool);
+}
+
+uint32_t ipsf_pool_buffer_size(const struct ipsf_pool *pool)
+{
+	return pool->buffer_size;
+}
+
+uint32_t ipsf_pool_available(const struct ipsf_pool *pool)
+{
+	return pool->available;
+}
+
+struct ipsf_buffer *ipsf_pool_take(struct ipsf_pool *pool)
+{
+	struct ipsf_buffer *buffer = pool->free;
+
+	if (!buffer)
+		return NULL;
+	pool->free = buffer->next;
+	pool->available--;
+	buffer->users = 1;
+	return buffer;
+}
+
+void ipsf_pool_release(struct ipsf_pool *pool, struct ipsf_buffer *buffer)
+{
+	if (--buffer->users)
+		return;
+	buffer->next = pool->free;
+	pool->free = buffer;
+	pool->available++;
+}
+
+void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool)
+{
+	batch->n = 0;
+	batch->pool = pool;
+	for (unsigned i = 0; i < IPSF_BATCH_MAX; i++)
+		batch->packet[i] = &batch->store[i];
+}
+
+struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer *buffer, uint8_t *data, uint32_t length)
+{
+	struct ipsf_packet *packet;
+	size_t before, behind;
+
+	if (batch->n == IPSF_BATCH_MAX)
+		return NULL;
+	packet = batch->packet[batch->n++];
+	memset(packet, 0, sizeof *packet);
+	before = (size_t)(data - buffer->bytes);
+	behind = buffer->size - before - length;
+	packet->data = data;
+	packet->buffer = buffer;
+	packet->length = length;
+	packet->headroom = (uint16_t)(before > UINT16_MAX ? UINT16_MAX : before);
+	packet->tailroom = (uint16_t)(behind > UINT16_MAX ? UINT16_MAX : behind);
+	return packet;
+}
+
+/* Pointers of dropped packets move behind the others: the batch keeps all of its descriptors. */
+void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < batch->n; i++) {
+		struct ipsf_packet *packet = batch->packet[i];
+
+		if (packet->drop) {
+			drops[packet->drop]++;
+			ipsf_pool_release(batch->pool, packet->buffer);
+			continue;
+		}
+		batch->packet[i] = batch->packet[kept];
+		batch->packet[kept++] = packet;
+	}
+	batch->n = kept;
+}
+
+void ipsf_batch_clear(struct ipsf_batch *batch)
+{
+	for (unsigned i = 0; i < batch->n; i++)
+		ipsf_pool_release(batch->pool, batch->packet[i]->buffer);
+	batch->n = 0;
+}
