@@ -1,0 +1,449 @@
+#define _GNU_SOURCE
+#include "port_socket.h"
+
+#include <errno.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define SOCKET_BUFFER (16 << 20) /* bytes: a worker that waits for its core must not cost packets */
+#define DATAGRAM_MAX 65535
+#define WAIT_MS 5                /* for room in a full socket buffer, at most WAITS times a send() */
+#define WAITS 4
+
+/* ---- making and freeing ---- */
+
+int ipsf_socket_option(int fd, int level, int name, int value)
+{
+	return setsockopt(fd, level, name, &value, sizeof value) < 0 ? IPSF_ESYS : IPSF_OK;
+}
+
+/* Beyond net.core.[rw]mem_max where we may, else as far as it goes. */
+static int set_buffers(int fd)
+{
+	if (ipsf_socket_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, SOCKET_BUFFER) != IPSF_OK &&
+	    ipsf_socket_option(fd, SOL_SOCKET, SO_RCVBUF, SOCKET_BUFFER) != IPSF_OK)
+		return IPSF_ESYS;
+	if (ipsf_socket_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, SOCKET_BUFFER) != IPSF_OK &&
+	    ipsf_socket_option(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER) != IPSF_OK)
+		return IPSF_ESYS;
+	return IPSF_OK;
+}
+
+static int set_options(int fd, uint8_t version, uint32_t mark)
+{
+	if (set_buffers(fd) != IPSF_OK || ipsf_socket_option(fd, SOL_SOCKET, SO_RXQ_OVFL, 1) != IPSF_OK)
+		return IPSF_ESYS;
+	if (mark && ipsf_socket_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != IPSF_OK)
+		return IPSF_ESYS;
+	if (version == 4)
+		return ipsf_socket_option(fd, IPPROTO_IP, IP_PKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IP, IP_RECVTOS, 1) ?
+		       IPSF_ESYS : IPSF_OK;
+	if (ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != IPSF_OK)
+		return IPSF_ESYS;
+	return ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1) ?
+	       IPSF_ESYS : IPSF_OK;
+}
+
+int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark, struct ipsf_port_socket **out)
+{
+	struct ipsf_port_socket *s = aligned_alloc(IPSF_CACHE_LINE, sizeof *s);
+	if (!s)
+		return IPSF_ENOMEM;
+	memset(s, 0, sizeof *s);
+	s->version = version;
+	s->clear_fd = -1;
+	s->tx.discover = -1;
+	s->port.receive_size = DATAGRAM_MAX;
+	s->port.fd = socket(version == 4 ? AF_INET : AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+	if (s->port.fd < 0 || set_options(s->port.fd, version, mark) != IPSF_OK) {
+		ipsf_port_socket_free(&s->port);
+		return IPSF_ESYS;
+	}
+	*out = s;
+	return IPSF_OK;
+}
+
+void ipsf_port_socket_free(struct ipsf_port *port)
+{
+	struct ipsf_port_socket *s = (struct ipsf_port_socket *)port;
+	const int error = errno; /* of what went wrong before */
+	if (port->fd >= 0)
+		close(port->fd);
+	if (s->clear_fd >= 0)
+		close(s->clear_fd);
+	free(s);
+	errno = error;
+}
+
+/* ---- receiving ---- */
+
+static void address_from(const union ipsf_sockaddr *from, struct ipsf_addr *address, uint16_t *port_number)
+{
+	if (from->any.sa_family == AF_INET) {
+		address->version = 4;
+		memcpy(address->bytes, &from->v4.sin_addr, 4);
+		*port_number = ntohs(from->v4.sin_port);
+	} else {
+		address->version = 6;
+		memcpy(address->bytes, &from->v6.sin6_addr, 16);
+		*port_number = ntohs(from->v6.sin6_port);
+	}
+}
+
+static int control_int(const struct cmsghdr *c)
+{
+	int value = *CMSG_DATA(c); /* IP_TOS comes as one byte */
+	if (c->cmsg_len >= CMSG_LEN(sizeof value))
+		memcpy(&value, CMSG_DATA(c), sizeof value);
+	return value;
+}
+
+static bool control_is(const struct cmsghdr *c, int level, int type)
+{
+	return c->cmsg_level == level && c->cmsg_type == type;
+}
+
+/* Local address, TOS, stride and lost datagrams, as far as the kernel says. */
+static void read_control(struct ipsf_socket_rx *rx, struct msghdr *header, struct ipsf_received *received,
+			 uint64_t drops[IPSF_DROP_COUNT])
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c)) {
+		if (control_is(c, IPPROTO_IP, IP_PKTINFO)) {
+			memcpy(received->path.local.bytes, CMSG_DATA(c) + offsetof(struct in_pktinfo, ipi_addr), 4);
+		} else if (control_is(c, IPPROTO_IPV6, IPV6_PKTINFO)) {
+			memcpy(received->path.local.bytes, CMSG_DATA(c) + offsetof(struct in6_pktinfo, ipi6_addr), 16);
+		} else if (control_is(c, IPPROTO_IP, IP_TOS) || control_is(c, IPPROTO_IPV6, IPV6_TCLASS)) {
+			received->tos = (uint8_t)control_int(c);
+		} else if (control_is(c, IPPROTO_UDP, UDP_GRO)) {
+			received->stride = (uint32_t)control_int(c);
+		} else if (control_is(c, SOL_SOCKET, SO_RXQ_OVFL)) {
+			const uint32_t lost = (uint32_t)control_int(c);
+			drops[IPSF_DROP_RX_OVERFLOW] += lost - rx->overflow;
+			rx->overflow = lost;
+		}
+	}
+}
+
+/* Makes the first n messages ready for the kernel; how many of them have a buffer. */
+static unsigned post_buffers(struct ipsf_socket_rx *rx, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		if (!rx->buffer[i] && !(rx->buffer[i] = ipsf_pool_take(rx->pool)))
+			return i;
+		struct ipsf_buffer *buffer = rx->buffer[i];
+		rx->vector[i] = (struct iovec){buffer->bytes + IPSF_HEADROOM, buffer->size - IPSF_HEADROOM - IPSF_TAILROOM};
+		rx->message[i].msg_hdr = (struct msghdr){
+			.msg_name = &rx->address[i], .msg_namelen = sizeof rx->address[i], .msg_iov = &rx->vector[i], .msg_iovlen = 1,
+			.msg_control = rx->control[i], .msg_controllen = IPSF_CONTROL_SIZE};
+	}
+	return n;
+}
+
+/* Errors that a later receive will not see: reports of earlier sends, an interface that comes and goes. */
+static bool passing(int error)
+{
+	return error == EAGAIN || error == EINTR || error == ECONNREFUSED || error == ENETDOWN || error == ENETUNREACH ||
+	       error == EHOSTUNREACH || error == EHOSTDOWN || error == EMSGSIZE || error == EPROTO || error == ENOBUFS || error == ENOMEM;
+}
+
+static int fetch(struct ipsf_port_socket *s, uint64_t drops[IPSF_DROP_COUNT])
+{
+	struct ipsf_socket_rx *rx = &s->rx;
+	rx->n = rx->next = 0;
+	const unsigned posted = post_buffers(rx, IPSF_BATCH_MAX);
+	if (posted == 0)
+		return IPSF_OK;
+	const int n = recvmmsg(s->port.fd, rx->message, posted, MSG_DONTWAIT, NULL);
+	if (n < 0)
+		return passing(errno) ? IPSF_OK : IPSF_ESYS;
+	for (int i = 0; i < n; i++) {
+		struct ipsf_received *received = &rx->received[i];
+		*received = (struct ipsf_received){.length = rx->message[i].msg_len};
+		address_from(&rx->address[i], &received->path.remote, &received->path.remote_port);
+		received->path.local.version = s->version;
+		received->path.local_port = s->port_number;
+		if (s->port_number == 0)
+			received->path.remote_port = 0;
+		read_control(rx, &rx->message[i].msg_hdr, received, drops);
+	}
+	rx->n = (unsigned)n;
+	rx->offset = 0;
+	return IPSF_OK;
+}
+
+/* The buffer of the datagram at rx->next goes to the packets that were cut from it. */
+static void next_datagram(struct ipsf_socket_rx *rx)
+{
+	ipsf_pool_release(rx->pool, rx->buffer[rx->next]);
+	rx->buffer[rx->next] = NULL;
+	rx->next++;
+	rx->offset = 0;
+}
+
+/* A raw IPv4 socket delivers the IP header too. */
+static uint32_t header_length(const struct ipsf_port_socket *s, const uint8_t *data, uint32_t length)
+{
+	if (s->port_number != 0 || s->version != 4 || length == 0)
+		return 0;
+	const uint32_t header = (data[0] & 15u) * 4;
+	return header < length ? header : length;
+}
+
+/* One packet out of the datagram at rx->next; false when the batch is full. */
+static bool cut(struct ipsf_port_socket *s, struct ipsf_batch *batch)
+{
+	struct ipsf_socket_rx *rx = &s->rx;
+	struct ipsf_received *from = &rx->received[rx->next];
+	struct ipsf_buffer *buffer = rx->buffer[rx->next];
+	uint8_t *data = buffer->bytes + IPSF_HEADROOM + rx->offset;
+	const uint32_t left = from->length - rx->offset;
+	const uint32_t length = from->stride && from->stride < left ? from->stride : left;
+	const uint32_t skip = header_length(s, data, length);
+	struct ipsf_packet *packet = ipsf_batch_add(batch, buffer, data + skip, length - skip);
+	if (!packet)
+		return false;
+	buffer->users++;
+	packet->path = &from->path;
+	packet->tos = from->tos;
+	packet->carrier = (uint8_t)((s->port_number ? IPSF_CARRIER_UDP4 : IPSF_CARRIER_RAW4) + (s->version == 6));
+	if (rx->offset > 0)
+		packet->headroom = 0; /* the segment before stands there */
+	if (length < left)
+		packet->tailroom = 0;
+	rx->offset += length;
+	return true;
+}
+
+int ipsf_port_socket_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
+{
+	struct ipsf_port_socket *s = (struct ipsf_port_socket *)port;
+	struct ipsf_socket_rx *rx = &s->rx;
+	rx->pool = batch->pool;
+	if (rx->next == rx->n && fetch(s, drops) != IPSF_OK)
+		return IPSF_ESYS;
+	while (rx->next < rx->n) {
+		if (rx->message[rx->next].msg_hdr.msg_flags & MSG_TRUNC) {
+			drops[IPSF_DROP_TRUNCATED]++;
+			rx->next++; /* its buffer stays posted */
+			continue;
+		}
+		if (!cut(s, batch))
+			break;
+		if (rx->offset >= rx->received[rx->next].length)
+			next_datagram(rx);
+	}
+	return (int)batch->n;
+}
+
+void ipsf_port_socket_drain(struct ipsf_port *port)
+{
+	struct ipsf_socket_rx *rx = &((struct ipsf_port_socket *)port)->rx;
+	for (unsigned i = 0; i < IPSF_BATCH_MAX; i++) {
+		if (rx->buffer[i])
+			ipsf_pool_release(rx->pool, rx->buffer[i]);
+		rx->buffer[i] = NULL;
+	}
+	rx->n = rx->next = 0;
+}
+
+/* ---- sending ---- */
+
+enum ipsf_drop ipsf_send_error(int error)
+{
+	switch (error) {
+	case EMSGSIZE: return IPSF_DROP_MTU;
+	case EAGAIN: case ENOBUFS: case ENOMEM: return IPSF_DROP_PORT_FULL;
+	default: return IPSF_DROP_PORT_ERROR;
+	}
+}
+
+static socklen_t address_to(const struct ipsf_port_socket *s, const struct ipsf_path *path, union ipsf_sockaddr *to)
+{
+	const uint16_t port_number = s->port_number ? path->remote_port : 0;
+	if (s->version == 4) {
+		to->v4 = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port_number)};
+		memcpy(&to->v4.sin_addr, path->remote.bytes, 4);
+		return sizeof to->v4;
+	}
+	to->v6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port_number)};
+	memcpy(&to->v6.sin6_addr, path->remote.bytes, 16);
+	return sizeof to->v6;
+}
+
+static void add_control(struct msghdr *header, int level, int type, const void *value, size_t size)
+{
+	struct cmsghdr *c = (struct cmsghdr *)(void *)((uint8_t *)header->msg_control + header->msg_controllen);
+	c->cmsg_level = level;
+	c->cmsg_type = type;
+	c->cmsg_len = CMSG_LEN(size);
+	memcpy(CMSG_DATA(c), value, size);
+	header->msg_controllen += CMSG_SPACE(size);
+}
+
+/* Source address, TOS, and where several datagrams leave as one their size. */
+static void write_control(const struct ipsf_port_socket *s, const struct ipsf_packet *packet, unsigned count, struct msghdr *header)
+{
+	const int tos = packet->tos;
+	const uint16_t size = (uint16_t)packet->length;
+	if (s->version == 4) {
+		struct in_pktinfo from = {0};
+		memcpy(&from.ipi_spec_dst, packet->path->local.bytes, 4);
+		add_control(header, IPPROTO_IP, IP_PKTINFO, &from, sizeof from);
+		add_control(header, IPPROTO_IP, IP_TOS, &tos, sizeof tos);
+	} else {
+		struct in6_pktinfo from = {0};
+		memcpy(&from.ipi6_addr, packet->path->local.bytes, 16);
+		add_control(header, IPPROTO_IPV6, IPV6_PKTINFO, &from, sizeof from);
+		add_control(header, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof tos);
+	}
+	if (count > 1)
+		add_control(header, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size);
+}
+
+static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
+{
+	return a == b || memcmp(a, b, sizeof *a) == 0;
+}
+
+/* How many of the n packets can leave as one datagram that the kernel cuts: at least one. */
+static unsigned run_length(const struct ipsf_socket_tx *tx, struct ipsf_packet *const *packets, unsigned n)
+{
+	const struct ipsf_packet *first = packets[0];
+	uint32_t bytes = first->length;
+	unsigned i = 1;
+	if (!tx->segments || first->length == 0)
+		return 1;
+	for (; i < n; i++) {
+		const struct ipsf_packet *p = packets[i];
+		bytes += p->length;
+		if (p->length > first->length || p->length == 0 || p->tos != first->tos || bytes > IPSF_GSO_BYTES ||
+		    ((p->flags ^ first->flags) & (IPSF_PACKET_DF | IPSF_PACKET_CLEAR)) || !same_path(p->path, first->path))
+			break;
+		if (p->length < first->length)
+			return i + 1; /* only the last may be shorter */
+	}
+	return i;
+}
+
+/* Message number m holds count packets from packets[first]; vector: count of them. */
+static void fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *vector, struct ipsf_packet *const *packets,
+			 unsigned first, unsigned count)
+{
+	struct ipsf_socket_tx *tx = &s->tx;
+	for (unsigned i = 0; i < count; i++)
+		vector[i] = (struct iovec){packets[first + i]->data, packets[first + i]->length};
+	tx->first[m] = first;
+	tx->count[m] = count;
+	struct msghdr *header = &tx->message[m].msg_hdr;
+	*header = (struct msghdr){.msg_name = &tx->address[m], .msg_iov = vector, .msg_iovlen = count, .msg_control = tx->control[m]};
+	header->msg_namelen = address_to(s, packets[first]->path, &tx->address[m]);
+	write_control(s, packets[first], count, header);
+}
+
+static void set_discover(struct ipsf_port_socket *s, bool df)
+{
+	const int discover = df ? IP_PMTUDISC_PROBE : IP_PMTUDISC_DONT; /* the same numbers for IPv6 */
+	if (s->tx.discover == discover)
+		return;
+	const int status = s->version == 4 ? ipsf_socket_option(s->port.fd, IPPROTO_IP, IP_MTU_DISCOVER, discover) :
+					     ipsf_socket_option(s->port.fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, discover);
+	s->tx.discover = status == IPSF_OK ? discover : -1;
+}
+
+/* After EAGAIN and its like: waits a little for room. false: it was waited long enough. */
+static bool wait_for_room(struct ipsf_port_socket *s, int fd)
+{
+	struct pollfd room = {.fd = fd, .events = POLLOUT};
+	if (s->tx.patience == 0)
+		return false;
+	s->tx.patience--;
+	return poll(&room, 1, WAIT_MS) >= 0 || errno == EINTR;
+}
+
+static bool retry(struct ipsf_port_socket *s, int fd, int error)
+{
+	return error == EINTR || (ipsf_send_error(error) == IPSF_DROP_PORT_FULL && wait_for_room(s, fd));
+}
+
+static void send_single(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned index)
+{
+	const unsigned m = IPSF_TX_MESSAGES - 1;
+	fill_message(s, m, &s->tx.vector[m], packets, index, 1);
+	while (sendmsg(s->port.fd, &s->tx.message[m].msg_hdr, MSG_DONTWAIT) < 0) {
+		if (!retry(s, s->port.fd, errno)) {
+			packets[index]->drop = (uint8_t)ipsf_send_error(errno);
+			return;
+		}
+	}
+}
+
+/* Message m was refused: what it held goes one by one, or is marked. EIO: this socket's way out can't cut at all. */
+static void refused(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned m, int error)
+{
+	const unsigned first = s->tx.first[m], count = s->tx.count[m];
+	if (error == EIO)
+		s->tx.segments = false;
+	for (unsigned i = 0; i < count; i++) {
+		if (count > 1 && (error == EINVAL || error == EIO || error == EMSGSIZE))
+			send_single(s, packets, first + i);
+		else
+			packets[first + i]->drop = (uint8_t)ipsf_send_error(error);
+	}
+}
+
+static void send_messages(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned m = 0; m < n;) {
+		const int sent = sendmmsg(s->port.fd, s->tx.message + m, n - m, MSG_DONTWAIT);
+		if (sent > 0)
+			m += (unsigned)sent;
+		else if (!retry(s, s->port.fd, errno))
+			refused(s, packets, m++, errno);
+	}
+}
+
+/* BYPASS: the packet as it is, to the destination it names. */
+static void send_clear(struct ipsf_port_socket *s, struct ipsf_packet *packet)
+{
+	union ipsf_sockaddr to;
+	struct ipsf_path path = {0};
+	memcpy(path.remote.bytes, packet->data + (s->version == 4 ? 16 : 24), s->version == 4 ? 4 : 16);
+	const socklen_t size = address_to(s, &path, &to);
+	while (sendto(s->clear_fd, packet->data, packet->length, MSG_DONTWAIT, &to.any, size) < 0) {
+		if (!retry(s, s->clear_fd, errno)) {
+			packet->drop = (uint8_t)ipsf_send_error(errno);
+			return;
+		}
+	}
+}
+
+/* As many messages as share the first packet's DF; how many packets they hold. */
+static unsigned send_some(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned n)
+{
+	const uint8_t df = packets[0]->flags & IPSF_PACKET_DF;
+	unsigned messages = 0, used = 0;
+	if (packets[0]->flags & IPSF_PACKET_CLEAR) {
+		send_clear(s, packets[0]);
+		return 1;
+	}
+	while (used < n && messages < IPSF_BATCH_MAX && used < IPSF_BATCH_MAX && (packets[used]->flags & IPSF_PACKET_DF) == df &&
+	       !(packets[used]->flags & IPSF_PACKET_CLEAR)) {
+		const unsigned left = n - used < IPSF_BATCH_MAX - used ? n - used : IPSF_BATCH_MAX - used;
+		const unsigned count = run_length(&s->tx, packets + used, left);
+		fill_message(s, messages++, s->tx.vector + used, packets, used, count);
+		used += count;
+	}
+	set_discover(s, df);
+	send_messages(s, packets, messages);
+	return used;
+}
+
+void ipsf_port_socket_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
+{
+	struct ipsf_port_socket *s = (struct ipsf_port_socket *)port;
+	s->tx.patience = WAITS;
+	for (unsigned done = 0; done < n;)
+		done += send_some(s, packets + done, n - done);
+}
