@@ -59,21 +59,24 @@ class Forwarding:
 
     # ---- setting up ----
 
-    def open(self, steps: Steps, outer: Iterable[int], inner: Iterable[int]) -> int:
-        """Ports for the IP versions `outer`, the device, rules for the IP versions `inner`; the number of leftovers
-        of a killed run that were removed. Raises DataPlaneError, NetlinkError or OSError."""
+    def open(self, steps: Steps, outer: Iterable[int], inner: Iterable[int]) -> list[str]:
+        """Ports for the IP versions `outer`, the device, rules for the IP versions `inner`.
+
+        Returns what the operator should know, in sentences. Raises DataPlaneError, NetlinkError or OSError.
+        """
         steps.add("data plane", self.data_plane.close)
         self._outer_ports = self._open_outer(steps, outer)
-        leftovers = self._network.remove_leftovers()
+        removed = self._network.remove_leftovers()
+        told = [f"removed {removed} rules and routes of a run that was killed"] if removed else []
         self._inner_port = TunPort(self.config.tun)
         steps.add(f"device {self.config.tun}", self._inner_port.close)
         self.mtu = self.config.mtu or self._compute_mtu()
         versions = tuple(inner)
-        self._network.bring_up(self.mtu, versions)
+        told += self._network.bring_up(self.mtu, versions)
         steps.add("routes and rules", self._close_network)
         self._network.add_rules(self.config.policies, versions)
         self._publish()
-        return leftovers
+        return told
 
     def _open_outer(self, steps: Steps, versions: Iterable[int]) -> list[Port]:
         ports: list[Port] = []

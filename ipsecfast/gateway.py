@@ -147,9 +147,8 @@ class Gateway:
         outer, inner = self._outer_versions(), self._inner_versions()
         self._control.check()
         self._open_ike_sockets(outer)
-        leftovers = self._forwarding.open(self._steps, outer, inner)
-        if leftovers:
-            log_event(logging.WARNING, "leftovers", f"removed {leftovers} rules and routes of a run that was killed")
+        for sentence in self._forwarding.open(self._steps, outer, inner):
+            log_event(logging.WARNING, "machine", sentence)
         self._open_marked_sockets(outer)
         self._forwarding.start_workers(self._steps, self._worker_failed)
         self._watch(self._forwarding.event_fd, self._on_events)

@@ -177,32 +177,35 @@ class TunNetwork:
 
     # ---- the device ----
 
-    def bring_up(self, mtu: int, versions: Collection[int] = (4, 6)) -> None:
+    def bring_up(self, mtu: int, versions: Collection[int] = (4, 6)) -> list[str]:
         """Sets MTU and queue length of the (existing) device and takes it up for packets of these IP versions.
 
-        It vanishes with its owner's file.
+        It vanishes with its owner's file. Returns a sentence for each sysctl that could not be set, as in a container
+        whose /proc/sys is read-only: the device works without them.
         """
         index = self.netlink.link_index(self.device)
         if index is None:
             raise NetlinkError(f"the device {self.device} has vanished")
         self._index = index
-        for family, key, value in _DEVICE_SYSCTLS:
-            self._set_sysctl(family, key, value)
+        sysctls = list(_DEVICE_SYSCTLS)
         if 6 not in versions:  # or the kernel sends multicast listener reports into it
-            self._set_sysctl("ipv6", "disable_ipv6", "1")
+            sysctls.append(("ipv6", "disable_ipv6", "1"))
+        refused = [sentence for family, key, value in sysctls for sentence in self._set_sysctl(family, key, value)]
         self._command(
             f"take {self.device} up with MTU {mtu}", "link", "set",
             index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, flags=IFF_UP, change=IFF_UP | IFF_MULTICAST,
         )  # fmt: skip
+        return refused
 
-    def _set_sysctl(self, family: str, key: str, value: str) -> None:
+    def _set_sysctl(self, family: str, key: str, value: str) -> list[str]:
         path = sysctl_path(f"net.{family}.conf", self.device, key)
         if not path.exists():  # a kernel without IPv6
-            return
+            return []
         try:
             path.write_text(value)
         except OSError as error:
-            raise NetlinkError(f"can't write {path}: {error.strerror}") from error
+            return [f"{path} could not be set to {value}: {error.strerror}"]
+        return []
 
     # ---- rules ----
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pyroute2
 import pytest
@@ -71,6 +72,16 @@ def test_the_device_is_up_with_mtu_and_a_long_queue(namespace: Namespace, networ
     assert f"qlen {TX_QUEUE_LENGTH}" in first
     assert ",UP" in first
     assert not any("inet6" in line for line in output(namespace, "address", "show", DEVICE))
+
+
+def test_sysctls_that_can_not_be_set_are_told_and_the_device_works(
+    namespace: Namespace, netlink: Netlink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipsecfast.netlink.sysctl_path", lambda tree, device, key: tmp_path)  # a folder: not writable
+    sentences = TunNetwork(netlink, device=DEVICE, table=TABLE, mark=MARK).bring_up(1390)
+    assert len(sentences) == 4
+    assert all("could not be set to" in sentence for sentence in sentences)
+    assert ",UP" in output(namespace, "link", "show", DEVICE)[0]
 
 
 def test_a_device_that_is_not_there(netlink: Netlink) -> None:
