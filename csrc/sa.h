@@ -63,6 +63,12 @@ struct ipsf_sa_in {
 	_Atomic uint64_t drops[IPSF_DROP_COUNT];
 };
 
+/* As ipsf_sa_out_new and ipsf_sa_in_new, for n_workers. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
+IPSF_MUST_CHECK int ipsf_sa_out_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine,
+				       unsigned n_workers, struct ipsf_sa_out **sa);
+IPSF_MUST_CHECK int ipsf_sa_in_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine,
+				      unsigned n_workers, struct ipsf_sa_in **sa);
+
 /* A path's carrier: (udp_encap, version of path->remote). */
 enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap);
 
