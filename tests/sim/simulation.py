@@ -565,7 +565,8 @@ def arrow(sender: str) -> str:
 def message_text(message: Message | None) -> str:
     if message is None:
         return "NAT keepalive"
-    name = ExchangeType(message.exchange).name
+    known = message.exchange in ExchangeType.__members__.values()
+    name = ExchangeType(message.exchange).name if known else f"exchange {message.exchange}"
     body = ", ".join(payload_text(p, message) for p in message.payloads)
     return f"{name} {{{body}}}"
 

@@ -24,7 +24,9 @@ def make(seed: int, link: Link, *, nat: bool = False, start: StartAction = Start
     ends = {
         x: connection(
             x,
-            children=tuple(child(f"net{n}", x, start_action=start, dpd_action=start, close_action=start) for n in (0, 1)),
+            children=tuple(
+                child(f"net{n}", x, start_action=start, dpd_action=start, close_action=start) for n in (0, 1)
+            ),
             dpd_delay=15.0,
             keyingtries=0,
             remote_addrs=() if nat and x == "b" else connection(x).remote_addrs,
