@@ -1,0 +1,42 @@
+/* What encap and decap share: the layout of AES-GCM's ESP (RFC 4106) and how nonce and AAD are made from it. */
+#ifndef IPSF_ESP_H
+#define IPSF_ESP_H
+
+#include "algorithm.h"
+#include "sa.h"
+
+#define IPSF_ESP_IV 8
+#define IPSF_ESP_TEXT (IPSF_ESP_HEADER + IPSF_ESP_IV) /* where the ciphertext begins */
+#define IPSF_ESP_ALIGN 4u
+
+/* RFC 4106 s5: the AAD is SPI and sequence number, 32 or (ESN) 64 bits; s4: the nonce is salt and IV. */
+static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t sequence, bool esn, const uint8_t salt[4],
+			       const uint8_t *iv)
+{
+	ipsf_write32(op->aad, spi);
+	if (esn) {
+		ipsf_write64(op->aad + 4, sequence);
+		op->aad_length = 12;
+	} else {
+		ipsf_write32(op->aad + 4, (uint32_t)sequence);
+		op->aad_length = 8;
+	}
+	memcpy(op->nonce, salt, 4);
+	memcpy(op->nonce + 4, iv, IPSF_ESP_IV);
+}
+
+/* True the first time any of the notices is raised for an SA; *told remembers. */
+static inline unsigned ipsf_notice_once(_Atomic uint32_t *told, unsigned notices)
+{
+	return notices & ~atomic_fetch_or_explicit(told, notices, memory_order_relaxed);
+}
+
+/* Drops of one SA, counted apart from the worker's. */
+static inline void ipsf_sa_count_drops(_Atomic uint64_t drops[IPSF_DROP_COUNT], struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (IPSF_UNLIKELY(packets[i]->drop))
+			atomic_fetch_add_explicit(&drops[packets[i]->drop], 1, memory_order_relaxed);
+}
+
+#endif

@@ -1,0 +1,215 @@
+/* RFC 4303 s3.4, inbound packet processing, in its order. */
+#include "esp.h"
+#include "ip.h"
+
+#define ESP_MIN (IPSF_ESP_TEXT + IPSF_ESP_TRAILER + IPSF_ICV_SIZE)
+
+static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
+{
+	packet->drop = (uint8_t)reason;
+	return false;
+}
+
+/* s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
+static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+{
+	if (packet->length < ESP_MIN)
+		return refuse(packet, IPSF_DROP_TOO_SHORT);
+	packet->sequence = ipsf_replay_reconstruct(sa->replay, ipsf_read32(packet->data + 4));
+	if (!ipsf_replay_check(sa->replay, packet->sequence))
+		return refuse(packet, IPSF_DROP_REPLAY);
+	return true;
+}
+
+static void prepare(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, struct ipsf_aead_op *op)
+{
+	uint8_t *esp = packet->data;
+
+	ipsf_esp_op(op, sa->spi, packet->sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
+	op->source = op->destination = esp + IPSF_ESP_TEXT;
+	op->length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
+	op->icv = esp + packet->length - IPSF_ICV_SIZE;
+}
+
+/* s3.4.4.1: opens the run; authentic packets stand in opened[], their number is returned. */
+static unsigned open_run(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
+			 struct ipsf_packet **opened)
+{
+	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
+	unsigned k = 0, authentic = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (!check_sequence(sa, packets[i]))
+			continue;
+		prepare(sa, packets[i], &ops[k]);
+		opened[k++] = packets[i];
+	}
+	sa->engine->open(sa->key, worker, ops, k);
+	for (unsigned i = 0; i < k; i++) {
+		if (!ops[i].ok)
+			refuse(opened[i], IPSF_DROP_INTEGRITY);
+		else if (!ipsf_replay_update(sa->replay, opened[i]->sequence)) /* twice in one batch */
+			refuse(opened[i], IPSF_DROP_REPLAY);
+		else
+			opened[authentic++] = opened[i];
+	}
+	return authentic;
+}
+
+/* s2.4 to s2.6 and s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1 where the trailer is impossible. */
+static int cut_esp(struct ipsf_packet *packet)
+{
+	uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
+	uint8_t *text = packet->data + IPSF_ESP_TEXT;
+	uint8_t pad = text[length - 2], next_header = text[length - 1];
+	uint32_t cut = pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE;
+
+	if (pad + (uint32_t)IPSF_ESP_TRAILER > length)
+		return -1;
+	length -= pad + (uint32_t)IPSF_ESP_TRAILER;
+	for (unsigned i = 0; i < pad; i++)
+		if (text[length + i] != i + 1)
+			return -1;
+	packet->data = text;
+	packet->length = length;
+	packet->headroom = (uint16_t)(packet->headroom + IPSF_ESP_TEXT);
+	packet->tailroom = (uint16_t)(packet->tailroom + cut);
+	return next_header;
+}
+
+/* RFC 4301 s5.2 step 4: the inner packet must be one that the SA was negotiated for. */
+static bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
+{
+	const uint8_t *source = ipsf_ip_source(packet), *destination = ipsf_ip_destination(packet);
+	unsigned i, j;
+
+	for (i = 0; i < sa->n_remote; i++)
+		if (ipsf_selector_matches(&sa->remote_ts[i], packet, source, packet->source_port))
+			break;
+	for (j = 0; j < sa->n_local; j++)
+		if (ipsf_selector_matches(&sa->local_ts[j], packet, destination, packet->destination_port))
+			break;
+	return i < sa->n_remote && j < sa->n_local;
+}
+
+static bool finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+{
+	uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
+	uint8_t before;
+	int tos;
+
+	if (!expected)
+		return refuse(packet, IPSF_DROP_BAD_TRAILER);
+	if (!ipsf_ip_parse(packet))
+		return false;
+	if (packet->version != expected)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	if (!allowed(sa, packet))
+		return refuse(packet, IPSF_DROP_SELECTOR);
+	before = ipsf_ip_tos(packet);
+	tos = ipsf_ecn_decap(before, packet->tos, sa->copy_ecn, sa->copy_dscp);
+	if (tos < 0)
+		return refuse(packet, IPSF_DROP_ECN);
+	if (tos != before)
+		ipsf_ip_set_tos(packet, (uint8_t)tos);
+	return true;
+}
+
+/* RFC 4303 s3.1.1: the outer header becomes the packet's own again; through a NAT its checksums are mended (RFC 3948 s3.1.2). */
+static bool finish_transport(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+{
+	if (!ipsf_ip_build(packet, packet->path, (uint8_t)next_header))
+		return refuse(packet, IPSF_DROP_TOO_LONG);
+	if (!ipsf_ip_parse(packet))
+		return false;
+	if (!allowed(sa, packet))
+		return refuse(packet, IPSF_DROP_SELECTOR);
+	if (sa->udp_encap)
+		ipsf_ip_mend_checksum(packet);
+	return true;
+}
+
+static bool finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+{
+	int next_header = cut_esp(packet);
+
+	if (next_header < 0)
+		return refuse(packet, IPSF_DROP_BAD_TRAILER);
+	if (next_header == IPSF_PROTO_NONE) /* RFC 4303 s2.6 */
+		return refuse(packet, IPSF_DROP_DUMMY);
+	if (sa->mode == IPSF_MODE_TUNNEL)
+		return finish_tunnel(sa, packet, next_header);
+	return finish_transport(sa, packet, next_header);
+}
+
+static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
+{
+	size_t size = a->remote.version == 4 ? 4 : 16;
+
+	return a->remote_port == b->remote_port && a->local_port == b->local_port &&
+	       a->remote.version == b->remote.version && !memcmp(a->remote.bytes, b->remote.bytes, size) &&
+	       !memcmp(a->local.bytes, b->local.bytes, size);
+}
+
+/* RFC 7296 s2.23: only the newest authentic packet tells where the peer is; an old one may have taken the old way. */
+static unsigned follow(struct ipsf_sa_in *sa, const struct ipsf_packet *newest, struct ipsf_path *moved)
+{
+	if (!sa->udp_encap || !newest->path || newest->sequence != sa->replay->top)
+		return 0;
+	if (same_path(newest->path, &sa->reported))
+		return 0;
+	sa->reported = *moved = *newest->path;
+	return IPSF_NOTICE_PEER_MOVED;
+}
+
+static unsigned lifetime(const struct ipsf_sa_in *sa, uint64_t packets, uint64_t bytes)
+{
+	unsigned notices = IPSF_NOTICE_FIRST_INBOUND;
+
+	if ((sa->soft_packets && packets >= sa->soft_packets) || (sa->soft_bytes && bytes >= sa->soft_bytes))
+		notices |= IPSF_NOTICE_SOFT_LIFETIME;
+	if ((sa->hard_packets && packets >= sa->hard_packets) || (sa->hard_bytes && bytes >= sa->hard_bytes))
+		notices |= IPSF_NOTICE_HARD_LIFETIME;
+	return notices;
+}
+
+/* One thread writes the counters; they are atomic only for the one that reads statistics. */
+static unsigned count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
+{
+	uint64_t all_packets = atomic_load_explicit(&sa->packets, memory_order_relaxed) + packets;
+	uint64_t all_bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed) + bytes;
+	unsigned notices = lifetime(sa, all_packets, all_bytes) & ~sa->told;
+
+	atomic_store_explicit(&sa->packets, all_packets, memory_order_relaxed);
+	atomic_store_explicit(&sa->bytes, all_bytes, memory_order_relaxed);
+	sa->told |= notices;
+	return notices;
+}
+
+static bool expired(const struct ipsf_sa_in *sa)
+{
+	return (sa->told & IPSF_NOTICE_HARD_LIFETIME) != 0;
+}
+
+unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
+			struct ipsf_path *moved)
+{
+	struct ipsf_packet *opened[IPSF_BATCH_MAX];
+	unsigned authentic = 0, notices = 0;
+	uint64_t bytes = 0;
+
+	if (IPSF_UNLIKELY(expired(sa)))
+		for (unsigned i = 0; i < n; i++)
+			refuse(packets[i], IPSF_DROP_SA_EXPIRED);
+	else
+		authentic = open_run(sa, worker, packets, n, opened);
+	for (unsigned i = 0; i < authentic; i++)
+		notices |= follow(sa, opened[i], moved);
+	for (unsigned i = 0; i < authentic; i++)
+		if (finish(sa, opened[i]))
+			bytes += opened[i]->length;
+	if (authentic)
+		notices |= count(sa, authentic, bytes);
+	ipsf_sa_count_drops(sa->drops, packets, n);
+	return notices;
+}

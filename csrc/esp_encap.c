@@ -1,0 +1,194 @@
+/* RFC 4303 s3.3, outbound packet processing, in its order. */
+#include "esp.h"
+#include "ip.h"
+
+/* A number from here on, without ESN, asks for a rekey: three quarters of the sequence numbers are used. */
+#define SEQUENCE_SOFT UINT64_C(0xc0000000)
+#define ESP_MAX 65507 /* bytes of the largest UDP payload over IPv4: what every carrier can take */
+
+static void drop(struct ipsf_packet *packet, enum ipsf_drop reason)
+{
+	packet->drop = (uint8_t)reason;
+}
+
+/*
+ * RFC 4303 s3.1.1: transport mode protects what follows the IP header, and the outer header takes that header's place. Our sockets
+ * build it from the SA's path, so a packet must have the path's addresses, and nothing but a plain header (else it
+ * would arrive as another packet than was sent). Fragments are refused (s3.3.4).
+ */
+static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *packet)
+{
+	unsigned address = packet->version == 4 ? 4 : 16;
+	unsigned plain = packet->version == 4 ? IPSF_IPV4_HEADER : IPSF_IPV6_HEADER;
+
+	if (packet->flags & (IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT)) {
+		drop(packet, IPSF_DROP_FRAGMENT);
+	} else if (packet->version != path->remote.version || memcmp(ipsf_ip_source(packet), path->local.bytes, address) ||
+		   memcmp(ipsf_ip_destination(packet), path->remote.bytes, address)) {
+		drop(packet, IPSF_DROP_SELECTOR);
+	} else if (packet->transport != plain) {
+		drop(packet, IPSF_DROP_OPTIONS);
+	} else {
+		packet->data += plain;
+		packet->length -= plain;
+		packet->headroom = (uint16_t)(packet->headroom + plain);
+		return true;
+	}
+	return false;
+}
+
+/* What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). */
+static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *packet)
+{
+	bool transport = sa->mode == IPSF_MODE_TRANSPORT;
+
+	packet->tos = ipsf_ecn_encap(ipsf_ip_tos(packet), transport || sa->copy_ecn, transport || sa->copy_dscp);
+	if (!transport && !sa->copy_df)
+		packet->flags &= (uint8_t)~IPSF_PACKET_DF;
+	packet->path = path;
+	packet->carrier = sa->carrier;
+}
+
+/* s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header. False: the packet has no room for ESP. */
+static bool add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
+{
+	bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
+	unsigned pad = (unsigned)-(packet->length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
+	uint8_t *end = packet->data + packet->length;
+
+	if (packet->headroom < IPSF_ESP_TEXT || packet->tailroom < pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE ||
+	    packet->length > ESP_MAX - IPSF_ESP_ROOM)
+		return false;
+	for (unsigned i = 0; i < pad; i++)
+		end[i] = (uint8_t)(i + 1);
+	end[pad] = (uint8_t)pad;
+	end[pad + 1] = !tunnel ? packet->protocol : packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
+	packet->length += pad + IPSF_ESP_TRAILER;
+	packet->tailroom = (uint16_t)(packet->tailroom - pad - IPSF_ESP_TRAILER);
+	return true;
+}
+
+/* s3.3.2 step 1: the packets that can be sealed get their trailer; the number of them, and their bytes. */
+static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n, uint64_t *bytes)
+{
+	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
+	unsigned ready = 0;
+
+	*bytes = 0;
+	for (unsigned i = 0; i < n; i++) {
+		struct ipsf_packet *packet = packets[i];
+		uint32_t length = packet->length;
+
+		decide_outer(sa, path, packet);
+		if (sa->mode == IPSF_MODE_TRANSPORT && !cut_ip_header(path, packet))
+			continue;
+		if (!add_trailer(sa, packet)) {
+			drop(packet, IPSF_DROP_TOO_LONG);
+			continue;
+		}
+		*bytes += length;
+		ready++;
+	}
+	return ready;
+}
+
+/*
+ * s3.3.3: reserves up to n numbers at once; returns how many, the first is *first. A number beyond the last is never given, however
+ * many workers ask: the counter itself stops there.
+ */
+static unsigned reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
+{
+	uint64_t limit = sa->last_sequence, top = atomic_load_explicit(&sa->sequence, memory_order_relaxed);
+	unsigned taken;
+
+	if (sa->hard_packets && sa->hard_packets < limit)
+		limit = sa->hard_packets;
+	do {
+		taken = top >= limit ? 0 : limit - top < n ? (unsigned)(limit - top) : n;
+	} while (!atomic_compare_exchange_weak_explicit(&sa->sequence, &top, top + taken, memory_order_relaxed,
+							memory_order_relaxed));
+	*first = top + 1;
+	return taken;
+}
+
+/* s3.3.2.2: header, IV, AAD and nonce of one packet. The IV is the sequence number: unique as long as the number is (RFC 4106 s3.1). */
+static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, uint64_t sequence, struct ipsf_aead_op *op)
+{
+	uint8_t *esp = packet->data - IPSF_ESP_TEXT;
+
+	ipsf_write32(esp, sa->spi);
+	ipsf_write32(esp + 4, (uint32_t)sequence);
+	ipsf_write64(esp + 8, sequence);
+	ipsf_esp_op(op, sa->spi, sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
+	op->source = op->destination = packet->data;
+	op->length = packet->length;
+	op->icv = packet->data + packet->length;
+	packet->sequence = sequence;
+	packet->data = esp;
+	packet->length += IPSF_ESP_TEXT + IPSF_ICV_SIZE;
+	packet->headroom = (uint16_t)(packet->headroom - IPSF_ESP_TEXT);
+	packet->tailroom = (uint16_t)(packet->tailroom - IPSF_ICV_SIZE);
+}
+
+static void seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n, uint64_t first,
+		 unsigned reserved)
+{
+	enum ipsf_drop beyond = sa->hard_packets && first + reserved > sa->hard_packets ? IPSF_DROP_SA_EXPIRED :
+											  IPSF_DROP_SEQUENCE_EXHAUSTED;
+	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
+	struct ipsf_packet *sealed[IPSF_BATCH_MAX];
+	unsigned k = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (packets[i]->drop)
+			continue;
+		if (k == reserved) {
+			drop(packets[i], beyond);
+			continue;
+		}
+		prepare(sa, packets[i], first + k, &ops[k]);
+		sealed[k++] = packets[i];
+	}
+	sa->engine->seal(sa->key, worker, ops, k);
+	for (unsigned i = 0; i < k; i++)
+		if (IPSF_UNLIKELY(!ops[i].ok))
+			drop(sealed[i], IPSF_DROP_CRYPTO);
+}
+
+/* The limits that this run has passed. */
+static unsigned lifetime(struct ipsf_sa_out *sa, uint64_t sequence, uint64_t bytes, bool refused)
+{
+	unsigned notices = 0;
+
+	if ((sa->soft_packets && sequence >= sa->soft_packets) || (sa->soft_bytes && bytes >= sa->soft_bytes) ||
+	    (!sa->esn && sequence >= SEQUENCE_SOFT))
+		notices |= IPSF_NOTICE_SOFT_LIFETIME;
+	if (refused || (sa->hard_bytes && bytes >= sa->hard_bytes))
+		notices |= IPSF_NOTICE_HARD_LIFETIME;
+	return notices ? ipsf_notice_once(&sa->told, notices) : 0;
+}
+
+static unsigned refuse_all(struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		drop(packets[i], IPSF_DROP_SA_EXPIRED);
+	ipsf_sa_count_drops(sa->drops, packets, n);
+	return ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
+}
+
+unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n)
+{
+	uint64_t first, bytes, total;
+	unsigned ready, reserved;
+
+	total = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
+	if (sa->hard_bytes && total >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch */
+		return refuse_all(sa, packets, n);
+	ready = encapsulate(sa, packets, n, &bytes);
+	reserved = reserve(sa, ready, &first);
+	seal(sa, worker, packets, n, first, reserved);
+	if (reserved == ready)
+		total = atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed) + bytes;
+	ipsf_sa_count_drops(sa->drops, packets, n);
+	return lifetime(sa, first + reserved - 1, total, reserved < ready);
+}
