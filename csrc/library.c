@@ -160,9 +160,11 @@ static void open_gather(struct step *step, const struct ipsf_sa_in *sa, const st
 		*to += length;
 		if (!in_place)
 			memcpy(packet->data, from, length);
-		if (sa->mode == IPSF_MODE_TUNNEL && length >= 4 && ipsf_read32(packet->data) != sa->spi)
+		if (sa->mode == IPSF_MODE_TRANSPORT && !strip_header(step, i, packet))
+			continue;
+		if (packet->length >= 4 && ipsf_read32(packet->data) != sa->spi)
 			packet->drop = IPSF_DROP_UNKNOWN_SPI;
-		else if (sa->mode == IPSF_MODE_TUNNEL || strip_header(step, i, packet))
+		else
 			step->packets[step->ready++] = packet;
 	}
 }
