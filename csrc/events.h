@@ -1,5 +1,5 @@
 /*
- * What workers tell the control thread: one ring of bytes a worker, one producer, one consumer, no locks.
+ * What workers tell the control thread: one ring a worker.
  *
  * A record is a struct ipsf_event and, for an IKE message, its bytes. IKE messages leave a quarter of the ring to the small events,
  * so that a flood on the IKE port can't silence the SAs. Nothing here rings the doorbell: the worker does, once a pass.
@@ -7,18 +7,12 @@
 #ifndef IPSF_EVENTS_H
 #define IPSF_EVENTS_H
 
-#include "base.h"
-#include "include/ipsecfast.h"
+#include "ring.h"
 
-struct ipsf_event_ring;
-
-/* capacity: bytes, a power of two, at least 4096. IPSF_EINVAL, IPSF_ENOMEM. */
-IPSF_MUST_CHECK int ipsf_event_ring_new(size_t capacity, struct ipsf_event_ring **ring);
-void ipsf_event_ring_free(struct ipsf_event_ring *ring);
 /* Producer: copies event and its event->length bytes in. false: no room. */
-IPSF_MUST_CHECK bool ipsf_event_post(struct ipsf_event_ring *ring, const struct ipsf_event *event, const uint8_t *data);
+IPSF_MUST_CHECK bool ipsf_event_post(struct ipsf_ring *ring, const struct ipsf_event *event, const uint8_t *data);
 /* Consumer: 1 and the oldest event, 0 when there is none, IPSF_ENOSPC when its bytes don't fit (it stays). */
-IPSF_MUST_CHECK int ipsf_event_take(struct ipsf_event_ring *ring, struct ipsf_event *event, uint8_t *data, size_t size);
+IPSF_MUST_CHECK int ipsf_event_take(struct ipsf_ring *ring, struct ipsf_event *event, uint8_t *data, size_t size);
 
 /* At most so many a second. The clock is the caller's, in nanoseconds. */
 struct ipsf_rate {

@@ -33,12 +33,12 @@ static bool filled(const uint8_t *data, uint32_t number, uint32_t length)
 /* Round and round, over the edge of the ring, beside a plain count of what is inside. */
 static void order_and_bytes(void)
 {
-	struct ipsf_event_ring *ring;
+	struct ipsf_ring *ring;
 	uint64_t random = 1;
 	uint32_t posted = 0, taken = 0;
 	uint8_t data[1500];
-	CHECK(ipsf_event_ring_new(3000, &ring) == IPSF_EINVAL);
-	CHECK(ipsf_event_ring_new(8192, &ring) == IPSF_OK);
+	CHECK(ipsf_ring_new(3000, &ring) == IPSF_EINVAL);
+	CHECK(ipsf_ring_new(8192, &ring) == IPSF_OK);
 	for (unsigned step = 0; step < 20000; step++) {
 		const uint32_t length = posted * 7 % 1500;
 		struct ipsf_event event = ike(posted, length);
@@ -55,17 +55,17 @@ static void order_and_bytes(void)
 		}
 	}
 	CHECK(taken > 1000);
-	ipsf_event_ring_free(ring);
+	ipsf_ring_free(ring);
 }
 
 static void full(void)
 {
-	struct ipsf_event_ring *ring;
+	struct ipsf_ring *ring;
 	struct ipsf_event event = ike(1, 1000);
 	uint8_t data[1000];
 	unsigned small = 0;
 	fill(data, 1, sizeof data);
-	CHECK(ipsf_event_ring_new(4096, &ring) == IPSF_OK);
+	CHECK(ipsf_ring_new(4096, &ring) == IPSF_OK);
 	while (ipsf_event_post(ring, &event, data))
 		small++;
 	CHECK(small == 2); /* 3072 bytes for IKE, each a good 1100 */
@@ -76,7 +76,7 @@ static void full(void)
 	CHECK(ipsf_event_take(ring, &event, data, sizeof data) == 1);
 	CHECK(ipsf_event_take(ring, &event, data, 0) == 1 && event.kind == IPSF_EVENT_FIRST_INBOUND && event.spi == 9);
 	CHECK(ipsf_event_take(ring, &event, data, 0) == 0);
-	ipsf_event_ring_free(ring);
+	ipsf_ring_free(ring);
 }
 
 static bool readable(int fd)
@@ -123,7 +123,7 @@ static void statistics(void)
 }
 
 /* One thread posts, one takes and sleeps on the doorbell between. */
-static struct ipsf_event_ring *shared;
+static struct ipsf_ring *shared;
 static struct ipsf_doorbell bell;
 #define POSTS 20000u
 
@@ -147,7 +147,7 @@ static void threads(void)
 	struct ipsf_event event;
 	uint8_t data[64];
 	uint32_t next = 0;
-	CHECK(ipsf_event_ring_new(4096, &shared) == IPSF_OK && ipsf_doorbell_init(&bell) == IPSF_OK);
+	CHECK(ipsf_ring_new(4096, &shared) == IPSF_OK && ipsf_doorbell_init(&bell) == IPSF_OK);
 	CHECK(pthread_create(&thread, NULL, producer, NULL) == 0);
 	while (next < POSTS) {
 		struct pollfd wait = {.fd = bell.fd, .events = POLLIN};
@@ -160,7 +160,7 @@ static void threads(void)
 	}
 	CHECK(pthread_join(thread, NULL) == 0);
 	ipsf_doorbell_fini(&bell);
-	ipsf_event_ring_free(shared);
+	ipsf_ring_free(shared);
 }
 
 int main(void)
