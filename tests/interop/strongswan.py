@@ -26,6 +26,7 @@ charon {{
   load = {plugins}
   install_routes = yes
   retransmit_tries = 3
+  delete_rekeyed_delay = 1
   plugins {{
     vici {{ socket = unix://{socket} }}
   }}

@@ -75,26 +75,21 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("side", [OURS, THEIRS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_life_of_a_tunnel(
-    site_a: Site,
-    guest: LinuxGuest,
-    start_gateway: StartGateway,
-    strongswan_guest: StrongSwan,
-    kind: str,
-    side: str,
+    site_a: Site, guest: LinuxGuest, start_gateway: StartGateway, strongswan_guest: StrongSwan, kind: str
 ) -> None:
     setting = KINDS[kind]
     strongswan_guest.load(their_connection(outer=setting.outer, inner=(4, 6), **setting.theirs()))
     host = site_a.gateway if setting.mode == "transport" else site_a.host
     tunnel = Tunnel(start_gateway(site_a.gateway, setting.ours()), strongswan_guest, host)
-    tunnel.up(side)
-    state = guest.run("ip", "-d", "xfrm", "state")
-    for word in setting.shows:
-        assert word in state
-    tunnel.answers(*setting.addresses())
-    tunnel.rekeys_under_traffic(setting.addresses()[-1])
-    tunnel.down(OURS if side == THEIRS else THEIRS)
-    assert guest.run("ip", "xfrm", "state").strip() == ""
-    assert A.outer[setting.at] not in guest.run("ip", "xfrm", "policy")
+    for side, other in ((OURS, THEIRS), (THEIRS, OURS)):
+        tunnel.up(side)
+        state = guest.run("ip", "-d", "xfrm", "state")
+        assert [word for word in setting.shows if word not in state] == [], state
+        tunnel.answers(*setting.addresses())
+        if side == THEIRS:
+            tunnel.rekeys_under_traffic(setting.addresses()[-1])
+        tunnel.down(other)
+        assert guest.run("ip", "xfrm", "state").strip() == ""
+        assert A.outer[setting.at] not in guest.run("ip", "xfrm", "policy")
