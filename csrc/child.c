@@ -1,0 +1,42 @@
+#include "child.h"
+
+#include <stdlib.h>
+
+int ipsf_children_new(size_t count, struct ipsf_children **out)
+{
+	size_t slots = 16;
+	while (slots < 2 * count)
+		slots *= 2;
+	if (slots > UINT32_MAX)
+		return IPSF_ENOMEM;
+	struct ipsf_children *children = calloc(1, sizeof *children + slots * sizeof children->slot[0]);
+	if (!children)
+		return IPSF_ENOMEM;
+	children->mask = (uint32_t)slots - 1;
+	*out = children;
+	return IPSF_OK;
+}
+
+bool ipsf_children_have_room(const struct ipsf_children *children)
+{
+	return 2 * (children->count + 1) <= children->mask + 1;
+}
+
+void ipsf_children_insert(struct ipsf_children *children, struct ipsf_child *child)
+{
+	uint32_t at = ipsf_child_slot(child->reqid) & children->mask;
+	while (atomic_load(&children->slot[at]))
+		at = (at + 1) & children->mask;
+	atomic_store(&children->slot[at], child);
+	children->count++;
+}
+
+int ipsf_child_new(uint32_t reqid, struct ipsf_child **out)
+{
+	struct ipsf_child *child = calloc(1, sizeof *child);
+	if (!child)
+		return IPSF_ENOMEM;
+	child->reqid = reqid;
+	*out = child;
+	return IPSF_OK;
+}

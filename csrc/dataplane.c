@@ -1,0 +1,492 @@
+/*
+ * The control thread's side: commands change what workers see, events come back. Nothing here runs in a worker.
+ *
+ * A command first makes all that can fail, then publishes; so it is done wholly or not at all.
+ */
+#include <stdlib.h>
+
+#include "worker.h"
+
+struct ipsf_dataplane {
+	const struct ipsf_aead_engine *engine;
+	struct ipsf_published published;
+	struct ipsf_epoch epoch;
+	struct ipsf_doorbell event_bell;
+	struct ipsf_worker *worker[IPSF_MAX_WORKERS];
+	unsigned n_workers;
+	unsigned turn; /* whose events are asked for first */
+	size_t n_out;  /* outbound SAs */
+};
+
+static struct ipsf_children *children_of(const struct ipsf_dataplane *dp)
+{
+	return atomic_load(&dp->published.children);
+}
+
+static void wake_outbound(const struct ipsf_dataplane *dp)
+{
+	for (unsigned i = 0; i < dp->n_workers; i++) {
+		if (dp->worker[i]->directions & IPSF_WORKER_OUTBOUND)
+			ipsf_worker_wake(dp->worker[i]);
+	}
+}
+
+/* ---- what is retired, by its type ---- */
+
+static void free_sa_out(void *sa)
+{
+	ipsf_sa_out_free(sa);
+}
+
+static void free_sa_in(void *sa)
+{
+	ipsf_sa_in_free(sa);
+}
+
+static void free_spd(void *spd)
+{
+	ipsf_spd_free(spd);
+}
+
+static void retire_path(struct ipsf_dataplane *dp, const struct ipsf_path *path)
+{
+	ipsf_epoch_retire(&dp->epoch, free, (void *)(uintptr_t)path);
+}
+
+/* ---- making and freeing ---- */
+
+static int make_published(struct ipsf_dataplane *dp)
+{
+	struct ipsf_spd *spd;
+	struct ipsf_children *children;
+	int status = ipsf_spd_compile(NULL, 0, &spd);
+	if (status != IPSF_OK)
+		return status;
+	atomic_store(&dp->published.spd, spd);
+	status = ipsf_children_new(0, &children);
+	if (status != IPSF_OK)
+		return status;
+	atomic_store(&dp->published.children, children);
+	return ipsf_doorbell_init(&dp->event_bell);
+}
+
+int ipsf_dataplane_new(const char *engine, struct ipsf_dataplane **out)
+{
+	const struct ipsf_aead_engine *found = ipsf_aead_find(engine);
+	if (!found)
+		return IPSF_ENOENT;
+	struct ipsf_dataplane *dp = aligned_alloc(IPSF_CACHE_LINE, sizeof *dp);
+	if (!dp)
+		return IPSF_ENOMEM;
+	memset(dp, 0, sizeof *dp);
+	dp->engine = found;
+	dp->event_bell.fd = -1;
+	ipsf_sad_init(&dp->published.sad);
+	ipsf_epoch_init(&dp->epoch);
+	const int status = make_published(dp);
+	if (status != IPSF_OK) {
+		ipsf_dataplane_free(dp);
+		return status;
+	}
+	*out = dp;
+	return IPSF_OK;
+}
+
+static void free_children(struct ipsf_children *children)
+{
+	for (uint32_t i = 0; children && i <= children->mask; i++) {
+		struct ipsf_child *child = atomic_load(&children->slot[i]);
+		for (struct ipsf_sa_out *sa = child ? child->sas : NULL, *next; sa; sa = next) {
+			next = sa->next;
+			ipsf_sa_out_free(sa);
+		}
+		free(child);
+	}
+	free(children);
+}
+
+void ipsf_dataplane_free(struct ipsf_dataplane *dp)
+{
+	if (!dp)
+		return;
+	for (unsigned i = 0; i < dp->n_workers; i++)
+		ipsf_worker_free(dp->worker[i]);
+	ipsf_epoch_fini(&dp->epoch);
+	free_children(children_of(dp));
+	ipsf_sad_fini(&dp->published.sad);
+	ipsf_spd_free(atomic_load(&dp->published.spd));
+	ipsf_doorbell_fini(&dp->event_bell);
+	free(dp);
+}
+
+const char *ipsf_dataplane_engine(const struct ipsf_dataplane *dp)
+{
+	return dp->engine->name;
+}
+
+int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp)
+{
+	return dp->event_bell.fd;
+}
+
+/* A port's receiving half belongs to one worker, its sending half to one (port.h). */
+static bool clashes(const struct ipsf_worker *other, const struct ipsf_port *inner, struct ipsf_port *const *outer, size_t n_outer,
+		    unsigned directions)
+{
+	const unsigned both = other->directions & directions;
+	bool clash = both && other->inner == inner;
+	for (size_t i = 0; i < n_outer; i++) {
+		for (unsigned j = 0; j < other->n_outer; j++)
+			clash |= both && other->outer[j] == outer[i];
+	}
+	return clash;
+}
+
+/* Keys hold a context for each worker: all workers come before the first SA. */
+int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *inner,
+			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker)
+{
+	if (dp->n_workers == IPSF_MAX_WORKERS || dp->n_out || dp->published.sad.count)
+		return IPSF_EINVAL;
+	for (unsigned i = 0; i < dp->n_workers; i++) {
+		if (clashes(dp->worker[i], inner, outer, n_outer, directions))
+			return IPSF_EINVAL;
+	}
+	const int status = ipsf_worker_new(name, dp->n_workers, inner, outer, n_outer, directions, worker);
+	if (status != IPSF_OK)
+		return status;
+	(*worker)->pipeline.published = &dp->published;
+	(*worker)->epoch = &dp->epoch;
+	(*worker)->event_bell = &dp->event_bell;
+	dp->worker[dp->n_workers++] = *worker;
+	return IPSF_OK;
+}
+
+/* ---- children ---- */
+
+/* Publishes the table and retires the present one; room for that is reserved. */
+static void replace_children(struct ipsf_dataplane *dp, struct ipsf_children *table)
+{
+	struct ipsf_children *old = children_of(dp);
+	atomic_store(&dp->published.children, table);
+	ipsf_epoch_retire(&dp->epoch, free, old);
+}
+
+static int grow_children(struct ipsf_dataplane *dp)
+{
+	struct ipsf_children *old = children_of(dp), *table;
+	if (ipsf_children_have_room(old))
+		return IPSF_OK;
+	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK || ipsf_children_new(2 * ((size_t)old->count + 1), &table) != IPSF_OK)
+		return IPSF_ENOMEM;
+	for (uint32_t i = 0; i <= old->mask; i++) {
+		struct ipsf_child *child = atomic_load(&old->slot[i]);
+		if (child)
+			ipsf_children_insert(table, child);
+	}
+	replace_children(dp, table);
+	return IPSF_OK;
+}
+
+/* The child of reqid, made if it is new. */
+static int need_child(struct ipsf_dataplane *dp, uint32_t reqid, struct ipsf_child **child)
+{
+	*child = ipsf_child_find(children_of(dp), reqid);
+	if (*child)
+		return IPSF_OK;
+	if (grow_children(dp) != IPSF_OK || ipsf_child_new(reqid, child) != IPSF_OK)
+		return IPSF_ENOMEM;
+	ipsf_children_insert(children_of(dp), *child);
+	return IPSF_OK;
+}
+
+static struct ipsf_sa_out **find_out(const struct ipsf_dataplane *dp, uint32_t reqid, uint32_t spi)
+{
+	struct ipsf_child *child = ipsf_child_find(children_of(dp), reqid);
+	struct ipsf_sa_out **link = child ? &child->sas : NULL;
+	while (link && *link && (*link)->spi != spi)
+		link = &(*link)->next;
+	return link && *link ? link : NULL;
+}
+
+/* ---- commands ---- */
+
+static int install_inbound(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_sa_in *sa;
+	if (!command->sa || command->sa->reqid == 0)
+		return IPSF_EINVAL;
+	if (ipsf_sad_find(&dp->published.sad, command->sa->spi))
+		return IPSF_EEXIST;
+	int status = ipsf_sa_in_create(command->sa, dp->engine, dp->n_workers ? dp->n_workers : 1, &sa);
+	if (status != IPSF_OK)
+		return status;
+	status = ipsf_sad_insert(&dp->published.sad, sa);
+	if (status != IPSF_OK)
+		ipsf_sa_in_free(sa);
+	return status;
+}
+
+static int install_outbound(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_child *child;
+	struct ipsf_sa_out *sa;
+	if (!command->sa || command->sa->reqid == 0)
+		return IPSF_EINVAL;
+	if (find_out(dp, command->sa->reqid, command->sa->spi))
+		return IPSF_EEXIST;
+	int status = ipsf_sa_out_create(command->sa, dp->engine, dp->n_workers ? dp->n_workers : 1, &sa);
+	if (status != IPSF_OK)
+		return status;
+	status = need_child(dp, sa->reqid, &child);
+	if (status != IPSF_OK) {
+		ipsf_sa_out_free(sa);
+		return status;
+	}
+	sa->next = child->sas;
+	child->sas = sa;
+	dp->n_out++;
+	return IPSF_OK;
+}
+
+/* The next packet takes the new SA; the old one stays registered until it is removed. */
+static int activate_outbound(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_sa_out **link = find_out(dp, command->reqid, command->spi);
+	if (!link)
+		return IPSF_ENOENT;
+	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	atomic_store(&child->active, *link);
+	atomic_store(&child->asked, 0);
+	wake_outbound(dp);
+	return IPSF_OK;
+}
+
+static int remove_inbound(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	if (!ipsf_sad_find(&dp->published.sad, command->spi))
+		return IPSF_ENOENT;
+	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK)
+		return IPSF_ENOMEM;
+	ipsf_epoch_retire(&dp->epoch, free_sa_in, ipsf_sad_remove(&dp->published.sad, command->spi));
+	return IPSF_OK;
+}
+
+static int remove_outbound(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_sa_out **link = find_out(dp, command->reqid, command->spi);
+	if (!link)
+		return IPSF_ENOENT;
+	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK)
+		return IPSF_ENOMEM;
+	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	struct ipsf_sa_out *sa = *link;
+	if (atomic_load(&child->active) == sa)
+		atomic_store(&child->active, NULL);
+	*link = sa->next;
+	dp->n_out--;
+	ipsf_epoch_retire(&dp->epoch, free_sa_out, sa);
+	return IPSF_OK;
+}
+
+static bool path_valid(const struct ipsf_path *path)
+{
+	const uint8_t version = path->remote.version;
+	return (version == 4 || version == 6) && path->local.version == version;
+}
+
+/* RFC 7296 s2.23. The carrier is the SA's for life: another family, or UDP where there was none, takes a rekey. */
+static int move_peer(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_sa_out **link = find_out(dp, command->reqid, command->spi);
+	struct ipsf_sa_in *in = ipsf_sad_find(&dp->published.sad, command->inbound_spi);
+	if (!link || !in)
+		return IPSF_ENOENT;
+	struct ipsf_sa_out *out = *link;
+	if (!command->path || !path_valid(command->path) || (out->udp_encap && command->path->remote_port == 0) ||
+	    ipsf_carrier_of(command->path, out->udp_encap) != (enum ipsf_carrier)out->carrier)
+		return IPSF_EINVAL;
+	struct ipsf_path *paths[2] = {malloc(sizeof *paths[0]), malloc(sizeof *paths[1])};
+	if (!paths[0] || !paths[1] || ipsf_epoch_reserve(&dp->epoch, 2) != IPSF_OK) {
+		free(paths[0]);
+		free(paths[1]);
+		return IPSF_ENOMEM;
+	}
+	*paths[0] = *paths[1] = *command->path;
+	retire_path(dp, atomic_exchange(&out->path, paths[0]));
+	retire_path(dp, atomic_exchange(&in->path, paths[1]));
+	return IPSF_OK;
+}
+
+/* A reqid that nothing is known of holds nothing: that is what was wanted. */
+static int release_held(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	if (!child)
+		return IPSF_OK;
+	atomic_fetch_add(&child->releases, 1);
+	atomic_store(&child->asked, 0);
+	wake_outbound(dp);
+	return IPSF_OK;
+}
+
+/* ---- PUBLISH_SPD ---- */
+
+/* Counts for every child the policies that name it; makes those children that are new. */
+static int count_policies(struct ipsf_dataplane *dp, const struct ipsf_policy *policies, size_t n)
+{
+	struct ipsf_children *children = children_of(dp);
+	struct ipsf_child *child;
+	for (uint32_t i = 0; i <= children->mask; i++) {
+		child = atomic_load(&children->slot[i]);
+		if (child)
+			child->policies = 0;
+	}
+	for (size_t i = 0; i < n; i++) {
+		if (policies[i].action != IPSF_PROTECT)
+			continue;
+		if (need_child(dp, policies[i].reqid, &child) != IPSF_OK)
+			return IPSF_ENOMEM;
+		child->policies++;
+	}
+	return IPSF_OK;
+}
+
+static bool in_use(const struct ipsf_child *child)
+{
+	return child->policies || child->sas;
+}
+
+/* Children that no policy and no SA needs leave the table. It is no harm if there is no memory to do it: the next one will. */
+static void sweep_children(struct ipsf_dataplane *dp)
+{
+	struct ipsf_children *old = children_of(dp), *table;
+	size_t kept = 0;
+	for (uint32_t i = 0; i <= old->mask; i++) {
+		const struct ipsf_child *child = atomic_load(&old->slot[i]);
+		kept += child && in_use(child);
+	}
+	if (kept == old->count || ipsf_epoch_reserve(&dp->epoch, old->count - kept + 1) != IPSF_OK ||
+	    ipsf_children_new(kept, &table) != IPSF_OK)
+		return;
+	for (uint32_t i = 0; i <= old->mask; i++) {
+		struct ipsf_child *child = atomic_load(&old->slot[i]);
+		if (child && in_use(child))
+			ipsf_children_insert(table, child);
+	}
+	atomic_store(&dp->published.children, table);
+	for (uint32_t i = 0; i <= old->mask; i++) {
+		struct ipsf_child *child = atomic_load(&old->slot[i]);
+		if (child && !in_use(child))
+			ipsf_epoch_retire(&dp->epoch, free, child);
+	}
+	ipsf_epoch_retire(&dp->epoch, free, old);
+}
+
+/* First the children that new policies name, then the policies, then away with the children that none names any more. */
+static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_spd *spd;
+	if (command->n_policies && !command->policies)
+		return IPSF_EINVAL;
+	const int status = ipsf_spd_compile(command->policies, command->n_policies, &spd);
+	if (status != IPSF_OK)
+		return status;
+	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK || count_policies(dp, command->policies, command->n_policies) != IPSF_OK ||
+	    ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK) {
+		ipsf_spd_free(spd);
+		return IPSF_ENOMEM;
+	}
+	ipsf_epoch_retire(&dp->epoch, free_spd, atomic_exchange(&dp->published.spd, spd));
+	sweep_children(dp);
+	wake_outbound(dp);
+	return IPSF_OK;
+}
+
+int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	static int (*const apply[])(struct ipsf_dataplane *, const struct ipsf_command *) = {
+		[IPSF_CMD_INSTALL_INBOUND] = install_inbound,
+		[IPSF_CMD_INSTALL_OUTBOUND] = install_outbound,
+		[IPSF_CMD_ACTIVATE_OUTBOUND] = activate_outbound,
+		[IPSF_CMD_REMOVE_INBOUND] = remove_inbound,
+		[IPSF_CMD_REMOVE_OUTBOUND] = remove_outbound,
+		[IPSF_CMD_MOVE_PEER] = move_peer,
+		[IPSF_CMD_RELEASE_HELD] = release_held,
+		[IPSF_CMD_PUBLISH_SPD] = publish_spd,
+	};
+	ipsf_epoch_collect(&dp->epoch);
+	if ((size_t)command->kind >= sizeof apply / sizeof apply[0])
+		return IPSF_EINVAL;
+	return apply[command->kind](dp, command);
+}
+
+/* ---- events and status ---- */
+
+/* The workers take turns, so that a flood at one can't hide what another has to say. */
+static int take_event(struct ipsf_dataplane *dp, struct ipsf_event *event, uint8_t *data, size_t size)
+{
+	for (unsigned i = 0; i < dp->n_workers; i++) {
+		const unsigned at = (dp->turn + i) % dp->n_workers;
+		const int got = ipsf_event_take(dp->worker[at]->pipeline.events, event, data, size);
+		if (got == 0)
+			continue;
+		dp->turn = got == 1 ? at + 1 : at;
+		return got;
+	}
+	return 0;
+}
+
+int ipsf_dataplane_next_event(struct ipsf_dataplane *dp, struct ipsf_event *event, uint8_t *data, size_t size)
+{
+	const int got = take_event(dp, event, data, size);
+	if (got != 0)
+		return got;
+	ipsf_epoch_collect(&dp->epoch);
+	ipsf_doorbell_silence(&dp->event_bell);
+	return take_event(dp, event, data, size); /* what came before it was silent */
+}
+
+static void read_drops(const _Atomic uint64_t *from, uint64_t *to)
+{
+	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
+		to[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
+}
+
+static void status_out(const struct ipsf_sa_out *sa, bool active, struct ipsf_sa_status *status)
+{
+	const uint64_t sequence = ipsf_sa_out_sequence(sa);
+	*status = (struct ipsf_sa_status){.spi = sa->spi, .reqid = sa->reqid, .active = active, .packets = sequence,
+					  .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed), .sequence = sequence};
+	read_drops(sa->drops, status->drops);
+}
+
+static void status_in(const struct ipsf_sa_in *sa, struct ipsf_sa_status *status)
+{
+	*status = (struct ipsf_sa_status){.spi = sa->spi, .reqid = sa->reqid, .inbound = 1, .active = 1,
+					  .packets = atomic_load_explicit(&sa->packets, memory_order_relaxed),
+					  .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed),
+					  .sequence = ipsf_replay_top(sa->replay)};
+	read_drops(sa->drops, status->drops);
+}
+
+size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n)
+{
+	const struct ipsf_children *children = children_of(dp);
+	const struct ipsf_sa_in *in = NULL;
+	uint32_t cursor = 0;
+	size_t count = 0;
+	for (uint32_t i = 0; i <= children->mask; i++) {
+		const struct ipsf_child *child = atomic_load(&children->slot[i]);
+		for (const struct ipsf_sa_out *sa = child ? child->sas : NULL; sa; sa = sa->next, count++) {
+			if (count < n)
+				status_out(sa, atomic_load(&child->active) == sa, &status[count]);
+		}
+	}
+	while ((in = ipsf_sad_next(&dp->published.sad, &cursor, in)) != NULL) {
+		if (count < n)
+			status_in(in, &status[count]);
+		count++;
+	}
+	return count;
+}

@@ -1,0 +1,227 @@
+#include "pipeline.h"
+
+#include "ip.h"
+#include "udpencap.h"
+
+#define ACQUIRE_AGAIN 3000000000u    /* nanoseconds until an unanswered ACQUIRE is raised again */
+#define UNKNOWN_SPI_RATE 4           /* events a second; all are counted */
+#define TRANSPORT_HEADROOM 64        /* what rebuilding an inner IP header may need (RFC 4303 s3.1.1) */
+
+/* ---- events ---- */
+
+static bool post(struct ipsf_pipeline *p, const struct ipsf_event *event, const uint8_t *data)
+{
+	const bool posted = ipsf_event_post(p->events, event, data);
+	p->told |= posted;
+	return posted;
+}
+
+/* One event for each notice; which of them found no room: the SA will raise those again. */
+static unsigned report(struct ipsf_pipeline *p, unsigned notices, struct ipsf_event *event)
+{
+	static const struct {
+		unsigned notice, kind;
+	} table[] = {
+		{IPSF_NOTICE_FIRST_INBOUND, IPSF_EVENT_FIRST_INBOUND},
+		{IPSF_NOTICE_PEER_MOVED, IPSF_EVENT_PEER_MOVED},
+		{IPSF_NOTICE_SOFT_LIFETIME, IPSF_EVENT_SOFT_LIFETIME},
+		{IPSF_NOTICE_HARD_LIFETIME, IPSF_EVENT_HARD_LIFETIME},
+	};
+	unsigned untold = 0;
+	for (unsigned i = 0; i < sizeof table / sizeof table[0]; i++) {
+		event->kind = table[i].kind;
+		if ((notices & table[i].notice) && !post(p, event, NULL))
+			untold |= table[i].notice;
+	}
+	return untold;
+}
+
+static struct ipsf_selector selector_of(const struct ipsf_flow *flow, const uint8_t address[16], uint16_t port)
+{
+	struct ipsf_selector selector = {.protocol = flow->protocol, .port_last = UINT16_MAX};
+	memcpy(selector.first.bytes, address, 16);
+	selector.first.version = flow->version;
+	selector.last = selector.first;
+	if (flow->ports == IPSF_PORTS_KNOWN)
+		selector.port_first = selector.port_last = port;
+	return selector;
+}
+
+/* ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, until it is answered or some seconds have passed. */
+static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, const struct ipsf_flow *flow)
+{
+	uint64_t asked = atomic_load(&child->asked);
+	if (asked != 0 && p->now - asked < ACQUIRE_AGAIN)
+		return;
+	if (!atomic_compare_exchange_strong(&child->asked, &asked, p->now ? p->now : 1))
+		return; /* another worker did */
+	const struct ipsf_event event = {.kind = IPSF_EVENT_ACQUIRE, .reqid = child->reqid,
+					 .source = selector_of(flow, flow->source, flow->source_port),
+					 .destination = selector_of(flow, flow->destination, flow->destination_port)};
+	if (!post(p, &event, NULL))
+		atomic_store(&child->asked, 0);
+}
+
+/* ---- outbound ---- */
+
+/* PROTECT: the child's active SA, or wait for one. What waits already goes first. */
+static void protect(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
+		    const struct ipsf_decision *decision, struct ipsf_packet *packet)
+{
+	struct ipsf_child *child = ipsf_child_find(children, decision->reqid);
+	struct ipsf_sa_out *sa = child ? atomic_load(&child->active) : NULL;
+	if (IPSF_LIKELY(sa && !ipsf_hold_has(&p->hold, decision->reqid))) {
+		packet->sa.out = sa;
+		return;
+	}
+	if (!child || (!sa && !(decision->flags & IPSF_POLICY_HOLD))) {
+		packet->drop = IPSF_DROP_NO_SA;
+		return;
+	}
+	if (!sa)
+		ask(p, child, flow);
+	packet->drop = ipsf_hold_add(&p->hold, child, packet) ? IPSF_TAKEN : IPSF_DROP_HOLD_FULL;
+}
+
+/* RFC 4301 s5.1: what the SPD says of the packet. */
+static void decide(struct ipsf_pipeline *p, const struct ipsf_spd *spd, const struct ipsf_children *children,
+		   struct ipsf_packet *packet)
+{
+	struct ipsf_flow flow;
+	ipsf_flow_of(packet, &flow);
+	const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, &flow);
+	packet->drop = decision.drop;
+	if (decision.action == IPSF_BYPASS)
+		packet->flags |= IPSF_PACKET_CLEAR;
+	else if (decision.drop == IPSF_DROP_NONE)
+		protect(p, children, &flow, &decision, packet);
+}
+
+static void seal_run(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
+{
+	const unsigned notices = ipsf_esp_encap(sa, p->worker, packets, n);
+	if (IPSF_LIKELY(notices == 0))
+		return;
+	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid};
+	atomic_fetch_and(&sa->told, ~report(p, notices, &event));
+}
+
+void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
+{
+	const struct ipsf_spd *spd = atomic_load(&p->published->spd);
+	const struct ipsf_children *children = atomic_load(&p->published->children);
+	for (unsigned i = 0; i < batch->n; i++) {
+		if (ipsf_ip_parse(batch->packet[i]))
+			decide(p, spd, children, batch->packet[i]);
+	}
+	ipsf_batch_sweep(batch, p->drops);
+	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal SA; BYPASS packets have none */
+		struct ipsf_sa_out *sa = batch->packet[i]->sa.out;
+		for (n = 1; i + n < batch->n && batch->packet[i + n]->sa.out == sa;)
+			n++;
+		if (sa)
+			seal_run(p, sa, batch->packet + i, n);
+	}
+	ipsf_batch_sweep(batch, p->drops);
+}
+
+/* ---- inbound ---- */
+
+static void hand_over_ike(struct ipsf_pipeline *p, struct ipsf_packet *packet)
+{
+	const struct ipsf_event event = {.kind = IPSF_EVENT_IKE_DATAGRAM, .path = *packet->path,
+					 .length = packet->length - IPSF_NON_ESP_MARKER};
+	if (!post(p, &event, packet->data + IPSF_NON_ESP_MARKER)) {
+		packet->drop = IPSF_DROP_EVENT_FULL;
+		return;
+	}
+	p->consumed++;
+	packet->drop = IPSF_TAKEN;
+}
+
+/* RFC 4303 s3.4.2: the SA by its SPI alone, for all of them are unicast. */
+static void find_sa(struct ipsf_pipeline *p, struct ipsf_packet *packet)
+{
+	if (packet->length < 8) {
+		packet->drop = IPSF_DROP_TOO_SHORT;
+		return;
+	}
+	const uint32_t spi = ipsf_read32(packet->data);
+	packet->sa.in = ipsf_sad_find(&p->published->sad, spi);
+	if (IPSF_LIKELY(packet->sa.in))
+		return;
+	packet->drop = IPSF_DROP_UNKNOWN_SPI;
+	const struct ipsf_event event = {.kind = IPSF_EVENT_UNKNOWN_SPI, .spi = spi, .path = *packet->path, .inbound = 1};
+	if (ipsf_rate_allow(&p->unknown_spi, p->now, UNKNOWN_SPI_RATE) && !post(p, &event, NULL))
+		p->unknown_spi.count = 0; /* nobody was told: the next one may try */
+}
+
+/* RFC 3948 s2 where the port carries UDP. */
+static void classify(struct ipsf_pipeline *p, struct ipsf_packet *packet)
+{
+	const bool udp = packet->carrier == IPSF_CARRIER_UDP4 || packet->carrier == IPSF_CARRIER_UDP6;
+	switch (udp ? ipsf_udpencap_classify(packet->data, packet->length) : IPSF_DATAGRAM_ESP) {
+	case IPSF_DATAGRAM_ESP:
+		find_sa(p, packet);
+		break;
+	case IPSF_DATAGRAM_IKE:
+		hand_over_ike(p, packet);
+		break;
+	case IPSF_DATAGRAM_KEEPALIVE:
+		p->consumed++;
+		packet->drop = IPSF_TAKEN;
+		break;
+	case IPSF_DATAGRAM_SHORT:
+		packet->drop = IPSF_DROP_TOO_SHORT;
+		break;
+	}
+}
+
+/* Segments of one GRO datagram stand wall to wall; transport mode builds a longer IP header than it takes away: move. */
+static void give_headroom(struct ipsf_batch *batch, struct ipsf_packet *packet)
+{
+	struct ipsf_buffer *buffer;
+	if (packet->headroom >= TRANSPORT_HEADROOM)
+		return;
+	if (packet->length > ipsf_pool_buffer_size(batch->pool) - IPSF_HEADROOM - IPSF_TAILROOM ||
+	    !(buffer = ipsf_pool_take(batch->pool))) {
+		packet->drop = IPSF_DROP_TOO_LONG;
+		return;
+	}
+	memcpy(buffer->bytes + IPSF_HEADROOM, packet->data, packet->length);
+	ipsf_pool_release(batch->pool, packet->buffer);
+	packet->buffer = buffer;
+	packet->data = buffer->bytes + IPSF_HEADROOM;
+	packet->headroom = IPSF_HEADROOM;
+	packet->tailroom = IPSF_TAILROOM;
+}
+
+static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, unsigned n)
+{
+	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid, .inbound = 1};
+	const unsigned notices = ipsf_esp_decap(sa, p->worker, packets, n, &event.path);
+	if (IPSF_LIKELY(notices == 0))
+		return;
+	const unsigned untold = report(p, notices, &event);
+	sa->told &= ~untold;
+	if (untold & IPSF_NOTICE_PEER_MOVED)
+		memset(&sa->reported, 0, sizeof sa->reported);
+}
+
+void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
+{
+	for (unsigned i = 0; i < batch->n; i++) {
+		struct ipsf_packet *packet = batch->packet[i];
+		classify(p, packet);
+		if (!packet->drop && packet->sa.in->mode == IPSF_MODE_TRANSPORT)
+			give_headroom(batch, packet);
+	}
+	ipsf_batch_sweep(batch, p->drops);
+	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal SA */
+		struct ipsf_sa_in *sa = batch->packet[i]->sa.in;
+		for (n = 1; i + n < batch->n && batch->packet[i + n]->sa.in == sa;)
+			n++;
+		open_run(p, sa, batch->packet + i, n);
+	}
+	ipsf_batch_sweep(batch, p->drops);
+}

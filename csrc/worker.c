@@ -1,0 +1,349 @@
+#define _GNU_SOURCE
+#include "worker.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <time.h>
+
+#define BATCHES_A_TURN 8        /* of one port before the others have their turn */
+#define EVENT_RING (1u << 20)   /* bytes */
+#define FLOW_SETS_LOG2 11       /* 4096 flows, 256 KiB */
+#define SPARE_BUFFERS (3 * IPSF_BATCH_MAX) /* in the batch, beside it, moved for headroom */
+
+/* ---- making and freeing ---- */
+
+static bool listens(const struct ipsf_worker *worker, unsigned direction)
+{
+	return worker->directions & direction;
+}
+
+/* The largest buffer and the number of buffers that the ports we receive from may need. */
+static int make_pool(struct ipsf_worker *worker)
+{
+	uint32_t size = listens(worker, IPSF_WORKER_OUTBOUND) ? worker->inner->receive_size : 0;
+	uint32_t count = SPARE_BUFFERS;
+	for (unsigned i = 0; i < worker->n_outer && listens(worker, IPSF_WORKER_INBOUND); i++) {
+		size = worker->outer[i]->receive_size > size ? worker->outer[i]->receive_size : size;
+		count += IPSF_BATCH_MAX;
+	}
+	return ipsf_pool_new(count, size + IPSF_HEADROOM + IPSF_TAILROOM, &worker->pool);
+}
+
+static void choose_carriers(struct ipsf_worker *worker)
+{
+	for (unsigned i = worker->n_outer; i-- > 0;) {
+		struct ipsf_port *port = worker->outer[i];
+		for (unsigned carrier = 0; carrier < IPSF_CARRIER_COUNT; carrier++) {
+			if (port->carriers & 1u << carrier)
+				worker->carrier[carrier] = port;
+		}
+		if (port->sends_clear && (port->carriers & 1u << IPSF_CARRIER_RAW4))
+			worker->clear[0] = port;
+		if (port->sends_clear && (port->carriers & 1u << IPSF_CARRIER_RAW6))
+			worker->clear[1] = port;
+	}
+}
+
+static int make_parts(struct ipsf_worker *worker)
+{
+	uint64_t seed;
+	if (getrandom(&seed, sizeof seed, 0) != sizeof seed || ipsf_doorbell_init(&worker->bell) != IPSF_OK)
+		return IPSF_ESYS;
+	if (make_pool(worker) != IPSF_OK || ipsf_ring_new(EVENT_RING, &worker->pipeline.events) != IPSF_OK ||
+	    ipsf_flow_cache_new(FLOW_SETS_LOG2, seed, &worker->pipeline.flows) != IPSF_OK)
+		return IPSF_ENOMEM;
+	worker->batch = aligned_alloc(IPSF_CACHE_LINE, sizeof *worker->batch);
+	if (!worker->batch)
+		return IPSF_ENOMEM;
+	ipsf_batch_init(worker->batch, worker->pool);
+	return IPSF_OK;
+}
+
+int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, struct ipsf_port *const *outer, size_t n_outer,
+		    unsigned directions, struct ipsf_worker **out)
+{
+	const unsigned both = IPSF_WORKER_OUTBOUND | IPSF_WORKER_INBOUND;
+	if (n_outer > IPSF_OUTER_MAX || directions == 0 || (directions & ~both))
+		return IPSF_EINVAL;
+	struct ipsf_worker *worker = aligned_alloc(IPSF_CACHE_LINE, sizeof *worker);
+	if (!worker)
+		return IPSF_ENOMEM;
+	memset(worker, 0, sizeof *worker);
+	snprintf(worker->name, sizeof worker->name, "%s", name);
+	worker->directions = directions;
+	worker->inner = inner;
+	worker->n_outer = (unsigned)n_outer;
+	for (size_t i = 0; i < n_outer; i++)
+		worker->outer[i] = outer[i];
+	worker->bell.fd = -1;
+	worker->pipeline.worker = index;
+	ipsf_hold_init(&worker->pipeline.hold);
+	choose_carriers(worker);
+	const int status = make_parts(worker);
+	if (status != IPSF_OK) {
+		ipsf_worker_free(worker);
+		return status;
+	}
+	*out = worker;
+	return IPSF_OK;
+}
+
+static void drain(struct ipsf_port *port)
+{
+	if (port->ops->drain)
+		port->ops->drain(port);
+}
+
+void ipsf_worker_free(struct ipsf_worker *worker)
+{
+	if (listens(worker, IPSF_WORKER_OUTBOUND))
+		drain(worker->inner);
+	for (unsigned i = 0; i < worker->n_outer && listens(worker, IPSF_WORKER_INBOUND); i++)
+		drain(worker->outer[i]);
+	ipsf_hold_fini(&worker->pipeline.hold);
+	ipsf_flow_cache_free(worker->pipeline.flows);
+	ipsf_ring_free(worker->pipeline.events);
+	free(worker->batch);
+	ipsf_pool_free(worker->pool);
+	ipsf_doorbell_fini(&worker->bell);
+	free(worker);
+}
+
+/* ---- receiving and sending, and what is counted there ---- */
+
+static uint64_t bytes_of(const struct ipsf_batch *batch)
+{
+	uint64_t bytes = 0;
+	for (unsigned i = 0; i < batch->n; i++)
+		bytes += batch->packet[i]->length;
+	return bytes;
+}
+
+/* What the port lost before it could be read counts as received and dropped. The number in the batch, or IPSF_ESYS. */
+static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf_direction direction)
+{
+	struct ipsf_stats *stats = &worker->stats;
+	const int n = port->ops->recv(port, worker->batch, worker->pipeline.drops);
+	const uint64_t lost = ipsf_stats_take_drops(stats, worker->pipeline.drops);
+	if (n <= 0 && lost == 0)
+		return n;
+	ipsf_stats_add(&stats->rx_packets[direction], worker->batch->n + lost);
+	ipsf_stats_add(&stats->rx_bytes[direction], bytes_of(worker->batch));
+	return n;
+}
+
+static struct ipsf_port *way_out(const struct ipsf_worker *worker, const struct ipsf_packet *packet)
+{
+	return packet->flags & IPSF_PACKET_CLEAR ? worker->clear[packet->version == 6] : worker->carrier[packet->carrier];
+}
+
+static void send_outer(struct ipsf_worker *worker)
+{
+	struct ipsf_batch *batch = worker->batch;
+	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal port */
+		struct ipsf_port *port = way_out(worker, batch->packet[i]);
+		for (n = 1; i + n < batch->n && way_out(worker, batch->packet[i + n]) == port;)
+			n++;
+		if (port) {
+			port->ops->send(port, batch->packet + i, n);
+			continue;
+		}
+		for (unsigned k = i; k < i + n; k++)
+			batch->packet[k]->drop = batch->packet[k]->flags & IPSF_PACKET_CLEAR ? IPSF_DROP_NO_BYPASS_PORT : IPSF_DROP_NO_CARRIER;
+	}
+}
+
+/* The batch was sent: counts what became of it, and empties it. */
+static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
+{
+	struct ipsf_pipeline *p = &worker->pipeline;
+	struct ipsf_stats *stats = &worker->stats;
+	ipsf_batch_sweep(worker->batch, p->drops);
+	ipsf_stats_add(&stats->tx_packets[direction], worker->batch->n);
+	ipsf_stats_add(&stats->tx_bytes[direction], bytes_of(worker->batch));
+	ipsf_batch_clear(worker->batch);
+	ipsf_stats_take_drops(stats, p->drops);
+	ipsf_stats_add(&stats->consumed, p->consumed);
+	atomic_store_explicit(&stats->held, p->hold.packets, memory_order_relaxed);
+	p->consumed = 0;
+}
+
+static void outbound_batch(struct ipsf_worker *worker)
+{
+	ipsf_outbound(&worker->pipeline, worker->batch);
+	send_outer(worker);
+	finish(worker, IPSF_OUT);
+}
+
+static void inbound_batch(struct ipsf_worker *worker)
+{
+	ipsf_inbound(&worker->pipeline, worker->batch);
+	if (worker->batch->n)
+		worker->inner->ops->send(worker->inner, worker->batch->packet, worker->batch->n);
+	finish(worker, IPSF_IN);
+}
+
+/* ---- a pass ---- */
+
+/* Packets whose SA has come go out first, in their order; those whose SA won't come are dropped. */
+static void settle_held(struct ipsf_worker *worker)
+{
+	struct ipsf_pipeline *p = &worker->pipeline;
+	if (IPSF_LIKELY(!atomic_load(&worker->attention)) || !atomic_exchange(&worker->attention, false))
+		return;
+	ipsf_hold_review(&p->hold, atomic_load(&p->published->children), p->drops);
+	while (ipsf_hold_take(&p->hold, worker->batch))
+		outbound_batch(worker);
+	finish(worker, IPSF_OUT);
+}
+
+/* One batch of source 0, the inner port, or 1..n, the outer ones: packets received, or IPSF_ESYS. */
+static int one_batch(struct ipsf_worker *worker, unsigned source)
+{
+	const enum ipsf_direction direction = source == 0 ? IPSF_OUT : IPSF_IN;
+	if (direction == IPSF_OUT)
+		settle_held(worker);
+	const int n = receive(worker, source == 0 ? worker->inner : worker->outer[source - 1], direction);
+	worker->more[source] = n == IPSF_BATCH_MAX;
+	if (n <= 0)
+		return n;
+	if (direction == IPSF_OUT)
+		outbound_batch(worker);
+	else
+		inbound_batch(worker);
+	return n;
+}
+
+static void begin_pass(struct ipsf_worker *worker)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	worker->pipeline.now = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	ipsf_epoch_online(worker->epoch, worker->pipeline.worker);
+}
+
+static void end_pass(struct ipsf_worker *worker)
+{
+	ipsf_epoch_offline(worker->epoch, worker->pipeline.worker);
+	if (worker->pipeline.told)
+		ipsf_doorbell_ring(worker->event_bell);
+	worker->pipeline.told = false;
+}
+
+/* Sources first..last - 1 are ours. */
+static unsigned first_source(const struct ipsf_worker *worker)
+{
+	return listens(worker, IPSF_WORKER_OUTBOUND) ? 0 : 1;
+}
+
+static unsigned last_source(const struct ipsf_worker *worker)
+{
+	return listens(worker, IPSF_WORKER_INBOUND) ? 1 + worker->n_outer : 1;
+}
+
+int ipsf_worker_step(struct ipsf_worker *worker)
+{
+	int handled = 0, n = 0;
+	begin_pass(worker);
+	if (listens(worker, IPSF_WORKER_OUTBOUND))
+		settle_held(worker);
+	for (unsigned source = first_source(worker); source < last_source(worker) && n >= 0; source++) {
+		n = one_batch(worker, source);
+		handled += n > 0 ? n : 0;
+	}
+	end_pass(worker);
+	return n < 0 ? n : handled;
+}
+
+/* ---- the loop ---- */
+
+static int drain_source(struct ipsf_worker *worker, unsigned source)
+{
+	for (unsigned i = 0; i < BATCHES_A_TURN; i++) {
+		const int n = one_batch(worker, source);
+		if (n < IPSF_BATCH_MAX)
+			return n < 0 ? n : IPSF_OK;
+		ipsf_epoch_tick(worker->epoch, worker->pipeline.worker);
+	}
+	return IPSF_OK;
+}
+
+/* What poll() said is in wait[source], the doorbell behind the last. */
+static int pass(struct ipsf_worker *worker, const struct pollfd *wait)
+{
+	int status = IPSF_OK;
+	begin_pass(worker);
+	if (listens(worker, IPSF_WORKER_OUTBOUND))
+		settle_held(worker);
+	for (unsigned source = first_source(worker); source < last_source(worker) && status == IPSF_OK; source++) {
+		if (wait[source].revents || worker->more[source])
+			status = drain_source(worker, source);
+	}
+	end_pass(worker);
+	return status;
+}
+
+static int prepare_wait(const struct ipsf_worker *worker, struct pollfd *wait)
+{
+	const unsigned last = last_source(worker);
+	for (unsigned source = 0; source < last; source++) {
+		const struct ipsf_port *port = source == 0 ? worker->inner : worker->outer[source - 1];
+		wait[source] = (struct pollfd){.fd = source < first_source(worker) ? -1 : port->fd, .events = POLLIN};
+	}
+	wait[last] = (struct pollfd){.fd = worker->bell.fd, .events = POLLIN};
+	return (int)last + 1;
+}
+
+static bool any_more(const struct ipsf_worker *worker)
+{
+	bool any = false;
+	for (unsigned source = first_source(worker); source < last_source(worker); source++)
+		any |= worker->more[source];
+	return any;
+}
+
+int ipsf_worker_run(struct ipsf_worker *worker)
+{
+	struct pollfd wait[IPSF_OUTER_MAX + 2];
+	const int n = prepare_wait(worker, wait);
+	int status = IPSF_OK;
+	prctl(PR_SET_NAME, worker->name);
+	while (status == IPSF_OK && !atomic_load(&worker->stop)) {
+		if (poll(wait, (nfds_t)n, any_more(worker) ? 0 : -1) < 0) {
+			status = errno == EINTR ? IPSF_OK : IPSF_ESYS;
+			continue;
+		}
+		if (wait[n - 1].revents)
+			ipsf_doorbell_silence(&worker->bell);
+		status = pass(worker, wait);
+	}
+	return status;
+}
+
+/* ---- from other threads ---- */
+
+void ipsf_worker_stop(struct ipsf_worker *worker)
+{
+	atomic_store(&worker->stop, true);
+	ipsf_doorbell_ring(&worker->bell);
+}
+
+void ipsf_worker_wake(struct ipsf_worker *worker)
+{
+	atomic_store(&worker->attention, true);
+	ipsf_doorbell_ring(&worker->bell);
+}
+
+const char *ipsf_worker_name(const struct ipsf_worker *worker)
+{
+	return worker->name;
+}
+
+void ipsf_worker_counters(const struct ipsf_worker *worker, struct ipsf_counters *counters)
+{
+	ipsf_stats_read(&worker->stats, counters);
+}
