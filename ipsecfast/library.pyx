@@ -271,7 +271,7 @@ def raw_open(str engine not None, bytes key not None, data, length, stride, roun
 # ---- anti-replay ----
 
 
-cdef uint64_t _bounded(object value, int bits, str name) except? 0:
+cdef uint64_t _bounded(object value, object bits, str name) except? 0:
     number = index(value)
     if not 0 <= number < 1 << bits:
         raise ValueError(f"{name} is {number}; right is 0 to {(1 << bits) - 1}")
@@ -280,17 +280,19 @@ cdef uint64_t _bounded(object value, int bits, str name) except? 0:
 
 @cython.final
 cdef class ReplayWindow:
-    """The anti-replay window of RFC 4303 s3.4.3 and appendix A: `size` packets, 64 to 65,536.
+    """The anti-replay window of RFC 4303 s3.4.3 and appendix A: `size` packets, 64 to 65,536 (0: accepts everything).
 
     Without `esn` sequence numbers have 32 bits, with it 64 (app. A2.2: `reconstruct` finds the upper half).
     Raises DataPlaneError for another size.
     """
 
     cdef csrc.ipsf_replay *_window
+    cdef int _bits
     cdef cython.pymutex _lock
 
     def __cinit__(self, size=2048, *, esn=False):
         cdef uint32_t packets = _bounded(size, 32, "size")
+        self._bits = 64 if esn else 32
         check(csrc.ipsf_replay_new(packets, bool(esn), &self._window), f"replay window of {packets} packets")
 
     def __dealloc__(self):
@@ -298,13 +300,13 @@ cdef class ReplayWindow:
 
     def check(self, sequence):
         """True when the number is right of the window, or inside and not seen: what is asked before the ICV is verified."""
-        cdef uint64_t number = _bounded(sequence, 64, "sequence")
+        cdef uint64_t number = _bounded(sequence, self._bits, "sequence")
         with self._lock:
             return csrc.ipsf_replay_check(self._window, number) == 1
 
     def update(self, sequence):
         """Marks the number as seen, moves the window; False when it was seen or is left of the window."""
-        cdef uint64_t number = _bounded(sequence, 64, "sequence")
+        cdef uint64_t number = _bounded(sequence, self._bits, "sequence")
         with self._lock:
             return csrc.ipsf_replay_update(self._window, number) == 1
 
@@ -314,11 +316,12 @@ cdef class ReplayWindow:
         cdef cnp.ndarray accepted = np.empty(len(array), np.uint8)
         cdef const uint64_t *number = <const uint64_t *>cnp.PyArray_DATA(array)
         cdef uint8_t *out = <uint8_t *>cnp.PyArray_DATA(accepted)
+        cdef uint64_t last = <uint64_t>0xFFFFFFFFFFFFFFFF >> (64 - self._bits)
         cdef size_t i, count = len(array)
         with nogil:
             with self._lock:
                 for i in range(count):
-                    out[i] = csrc.ipsf_replay_update(self._window, number[i]) == 1
+                    out[i] = number[i] <= last and csrc.ipsf_replay_update(self._window, number[i]) == 1
         return accepted
 
     def reconstruct(self, low):

@@ -6,7 +6,7 @@ from ipsecfast cimport csrc
 
 cdef int check(int code, object what) except -1
 cdef const char *engine_name(bytes name) except NULL
-cdef uint64_t unsigned_value(object value, int bits, object name) except? 0
+cdef uint64_t unsigned_value(object value, object bits, object name) except? 0
 cdef int fill_path(csrc.ipsf_path *out, object path) except -1
 cdef object path_value(const csrc.ipsf_path *path)
 cdef object selector_value(const csrc.ipsf_selector *selector)

@@ -42,15 +42,16 @@ cdef dict _COPIES = {
 cdef int check(int code, object what) except -1:
     """Gives back a code that is no error; else raises, with `what` was tried before the reason."""
     cdef int number = errno
+    cdef const char *reason
     if code >= 0:
         return code
     if code == csrc.IPSF_ENOMEM:
         raise MemoryError(what)
-    reason = strerror(number) if code == csrc.IPSF_ESYS else csrc.ipsf_error_text(code)
+    reason = <const char *>strerror(number) if code == csrc.IPSF_ESYS else csrc.ipsf_error_text(code)
     raise DataPlaneError(f"{what}: {reason.decode()}")
 
 
-cdef uint64_t unsigned_value(object value, int bits, object name) except? 0:
+cdef uint64_t unsigned_value(object value, object bits, object name) except? 0:
     number = index(value)
     if not 0 <= number < 1 << bits:
         raise DataPlaneError(f"{name} is {number}; right is 0 to {(1 << bits) - 1}")
