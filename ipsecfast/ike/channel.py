@@ -18,18 +18,19 @@ from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.window import Window
-from ipsecfast.model import Path
+from ipsecfast.model import NAT_T_PORT, Path
 
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
 
 
 class Channel(ABC):
-    """SPIs, keys, window and path of an IKE SA. `initiator`: we are its original initiator (s2.2)."""
+    """SPIs, keys, window, path and NATs of an IKE SA. `initiator`: we are its original initiator (s2.2)."""
 
     def __init__(self, context: Context, path: Path, *, initiator: bool) -> None:
         self.context = context
         self.path = path
         self.initiator = initiator
+        self.local_nat = self.remote_nat = self.udp_encap = False
         self.spi_i = self.spi_r = ZERO_SPI
         self.window = Window()
         self.init_sent = b""  # our IKE_SA_INIT message and the peer's, for AUTH (s2.15)
@@ -134,6 +135,18 @@ class Channel(ABC):
         self.last_sent = now
         self.context.emit(Transmit(path, datagram))
 
-    def send_keepalive(self, now: float) -> None:
-        self.context.counters["keepalives sent"] += 1
-        self.transmit(NAT_KEEPALIVE, self.path, now)
+    def keep_mapping(self, now: float) -> None:
+        """RFC 3948 s4: the NAT before us forgets who we are when nothing leaves for a while."""
+        keepalive = self.context.settings.keepalive
+        if now >= self.last_sent + keepalive:
+            self.context.counters["keepalives sent"] += 1
+            self.transmit(NAT_KEEPALIVE, self.path, now)
+        self.context.timers.set(self, Timer.KEEPALIVE, self.last_sent + keepalive)
+
+    @property
+    def esp_path(self) -> Path:
+        """s2.23: ESP in UDP takes IKE's ports, bare ESP has none."""
+        if not self.udp_encap:
+            return Path(self.path.local, 0, self.path.remote, 0)
+        remote_port = self.path.remote_port if self.path.nat_t else NAT_T_PORT
+        return Path(self.path.local, NAT_T_PORT, self.path.remote, remote_port)

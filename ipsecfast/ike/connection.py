@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 from ipsecfast.ike import pad
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
@@ -17,6 +18,8 @@ from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import IKE_PORT, Acquire, ChildConfig, ConnectionConfig, Identity, Path, Proposal, StartAction
+
+Wanted: TypeAlias = tuple[tuple[ChildConfig, Acquire | None], ...]
 
 
 class Connection:
@@ -116,10 +119,6 @@ class Connection:
         for child, packet in waiting:
             self.want(child, now, packet)
 
-    def child_waits(self, child: ChildConfig, packet: Acquire | None) -> None:
-        """The IKE SA ends before the child was negotiated; `closed` says what becomes of it."""
-        self.waiting[child.name] = (child, packet)
-
     def child_up(self, child: ChildSa) -> None:
         self._not_before.pop(child.config.name, None)
 
@@ -127,7 +126,7 @@ class Connection:
         """Refused for good: its packets are not held any longer, and the next ones don't ask at once."""
         self._release(((child, None),), now)
 
-    def _release(self, children: tuple[tuple[ChildConfig, Acquire | None], ...], now: float) -> None:
+    def _release(self, children: Wanted, now: float) -> None:
         for child, packet in children:
             self._not_before[child.name] = now + self.context.settings.acquire_pause
             reqid = packet.reqid if packet else self.reqid(child.name, None)
@@ -135,31 +134,30 @@ class Connection:
 
     # -- what became of it -----------------------------------------------------------------------------------------
 
-    def closed(self, sa: IkeSa, cause: Cause, now: float) -> None:
-        """An IKE SA of this connection ended. One that never stood is tried again, `keyingtries` times (0: forever)."""
-        wanted = tuple(self.waiting.values())
+    def take_back(self, sa: IkeSa, cause: Cause, now: float) -> None:
+        """An IKE SA ends: what it could not serve any more goes elsewhere, or nowhere. One that never stood is tried
+        again, `keyingtries` times (0: forever)."""
+        wanted, sa.unserved = tuple(sa.unserved), []
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
             self._attempt_failed(wanted, now)
         elif cause in (Cause.DUPLICATE, Cause.REKEYED):
-            self.waiting.clear()
             for child, packet in wanted:
                 self.want(child, now, packet)
-        elif self.context.timers.deadline(self, Timer.CONNECT) is None:
-            self.waiting.clear()
+        else:
             self._release(wanted, now)
 
-    def _attempt_failed(self, wanted: tuple[tuple[ChildConfig, Acquire | None], ...], now: float) -> None:
+    def _attempt_failed(self, wanted: Wanted, now: float) -> None:
         self._tries += 1
         limit = self.config.keyingtries
         if limit and self._tries >= limit:
             self.note("gave-up", f"not up after {self._tries} of {limit} tries", warning=True)
             self._tries = 0
-            self.waiting.clear()
             self._release(wanted, now)
             return
         first, longest = self.context.settings.reconnect
         pause = min(longest, first * 2 ** min(self._tries - 1, 16)) * self.context.between(0.75, 1.0)
         self.note("retrying", f"try {self._tries + 1}{f' of {limit}' if limit else ''} in {pause:.0f} s")
+        self.waiting |= {child.name: (child, packet) for child, packet in wanted}
         self.context.timers.set(self, Timer.CONNECT, now + pause)
 
     def child_closed(self, child: ChildSa, cause: Cause, now: float) -> None:
@@ -205,8 +203,11 @@ class Connection:
                 yield other
 
     def first_contact(self, sa: IkeSa) -> bool:
-        """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart."""
-        return self.config.unique != "never" and not any(o.usable for o in self.ike_sas() if o is not sa)
+        """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart. It goes
+        by identities, so an IKE SA of another connection with the same two counts as well."""
+        others = (o for o in self.context.ike_sas.values() if o is not sa and o.usable)
+        same = any(o.local_id == sa.local_id and o.remote_id in (sa.remote_id, None) for o in others)
+        return self.config.unique != "never" and not same
 
     def admits(self, sa: IkeSa) -> bool:
         """`unique = keep`: who is connected already is not let in a second time."""

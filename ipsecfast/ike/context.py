@@ -90,10 +90,10 @@ class Context:
         actions, self._actions = self._actions, []
         return actions
 
-    def complain(self, now: float, event: str, message: str, key: str) -> None:
+    def complain(self, now: float, event: str, message: str, key: str, level: int = WARNING) -> None:
         """A log line that someone without any key can cause: few of them, and `key` lets the shell thin them out."""
         if self._complaints.take(now):
-            self.emit(Notify(event, message, WARNING, key=key))
+            self.emit(Notify(event, message, level, key=key))
         else:
             self.counters["complaints suppressed"] += 1
 

@@ -17,9 +17,11 @@ from ipsecfast.ike.constants import (
     AuthenticationFailed,
     ExchangeType,
     IntegrityError,
+    InvalidKePayload,
     InvalidSyntax,
     NotifyError,
     NotifyType,
+    TemporaryFailure,
 )
 from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
 from ipsecfast.ike.crypto import Prf
@@ -38,10 +40,13 @@ from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.window import Arrival
-from ipsecfast.model import NAT_T_PORT, ChildConfig, Identity, Path
+from ipsecfast.model import Acquire, ChildConfig, Identity, Path
 
 if TYPE_CHECKING:
     from ipsecfast.ike.connection import Connection
+
+
+RETRY_REFUSED = 4  # times the pause after TEMPORARY_FAILURE
 
 
 class IkeSa(Channel):
@@ -60,11 +65,11 @@ class IkeSa(Channel):
         self.local_id: Identity | None = None
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
-        self.local_nat = self.remote_nat = self.udp_encap = False
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []
         self.current: Exchange | None = None
+        self.unserved: list[tuple[ChildConfig, Acquire | None]] = []  # wanted of it, and not to be had any more
         self.closing: Cause | None = None
         self.predecessor: IkeSa | None = None
         self.peer_successor: IkeSa | None = None  # s2.8.2: what the peer's rekey made of this one
@@ -151,10 +156,11 @@ class IkeSa(Channel):
     def _request_refused(self, exchange: int, error: NotifyError, now: float) -> None:
         name = ExchangeType(exchange).name
         text = f"{self}: {name} request answered with {error.notify_type.name}: {error}"
+        level = INFO if isinstance(error, (InvalidKePayload, TemporaryFailure)) else WARNING
         if self.state is IkeState.CONNECTING:
-            self.context.complain(now, "request-refused", text, f"{name} {self.path.remote}")
+            self.context.complain(now, "request-refused", text, f"{name} {self.path.remote}", level)
         else:
-            self.context.emit(Notify("request-refused", text, WARNING, self.connection.config.name, key=name))
+            self.context.emit(Notify("request-refused", text, level, self.connection.config.name, key=name))
 
     def _on_response(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
         exchange, protected = self.current, header.exchange != ExchangeType.IKE_SA_INIT
@@ -259,7 +265,7 @@ class IkeSa(Channel):
             case Timer.LIVENESS:
                 self._check_liveness(now)
             case Timer.KEEPALIVE:
-                self._keep_mapping(now)
+                self.keep_mapping(now)
             case Timer.RETRY:
                 delayed, self.delayed = self.delayed, []
                 for exchange in delayed:
@@ -319,10 +325,16 @@ class IkeSa(Channel):
 
     # -- Child SAs -------------------------------------------------------------------------------------------------
 
-    def install(self, child: ChildSa, *, activate: bool) -> None:
+    def install(self, child: ChildSa, *, activate: bool, replaces: ChildSa | None = None) -> None:
+        """Into the data plane, and into the log: as a new one, or as the successor of `replaces`."""
         self.context.children.install(child, activate=activate)
         self.connection.child_up(child)
-        self.note("child-up", f"{child.config.name}: {child_text(child)}", child=child)
+        text = f"{child.config.name}: {child_text(child)}"
+        if replaces is None:
+            self.note("child-up", text, child=child)
+        else:
+            who = "we" if child.initiator else "the peer"
+            self.note("child-rekeyed", f"{text}, by which {who} replaced {replaces.spi_in:08x}", child=child)
 
     def install_first(self, child: ChildSa, now: float) -> None:
         """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
@@ -363,8 +375,10 @@ class IkeSa(Channel):
         if child.state is ChildState.INSTALLED and not queued:
             self.start(RekeyChild(child), now)
 
-    def retry_rekey(self, child: ChildSa, now: float) -> None:
-        self.context.timers.set(child, Timer.RETRY, now + self._retry_pause())
+    def retry_rekey(self, child: ChildSa, now: float, *, soon: bool) -> None:
+        """`soon` after TEMPORARY_FAILURE; what was refused for good is asked for now and then, until the hard limit."""
+        pause = self._retry_pause() * (1 if soon else RETRY_REFUSED)
+        self.context.timers.set(child, Timer.RETRY, now + pause)
 
     def retry_later(self, exchange: Exchange, now: float) -> None:
         self.delayed.append(exchange)
@@ -500,6 +514,7 @@ class IkeSa(Channel):
             return
         self.closing = cause
         self._abandon_waiting(now)
+        self.connection.take_back(self, cause, now)
         self.start(DeleteIke(cause), now)
 
     def _abandon_waiting(self, now: float) -> None:
@@ -526,7 +541,7 @@ class IkeSa(Channel):
         children = tuple(self.children.values())
         for child in children:
             self.close_child(child, cause, now)
-        self.connection.closed(self, cause, now)
+        self.connection.take_back(self, cause, now)
         self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
 
     def _expire(self, now: float) -> None:
@@ -537,14 +552,6 @@ class IkeSa(Channel):
         self.delete(Cause.EXPIRED, now)
 
     # -- the peer's whereabouts ------------------------------------------------------------------------------------
-
-    @property
-    def esp_path(self) -> Path:
-        """s2.23: ESP in UDP takes IKE's ports, bare ESP has none."""
-        if not self.udp_encap:
-            return Path(self.path.local, 0, self.path.remote, 0)
-        remote_port = self.path.remote_port if self.path.nat_t else NAT_T_PORT
-        return Path(self.path.local, NAT_T_PORT, self.path.remote, remote_port)
 
     def move(self, path: Path, now: float) -> None:
         """s2.23: the NAT before the peer maps it elsewhere; IKE and ESP both go there."""
@@ -573,12 +580,6 @@ class IkeSa(Channel):
         """s2.4, s2.21.4: somebody without a key claims that the peer has forgotten us: ask the peer itself."""
         if self.usable and self.current is None and not self.queue:
             self.start(Liveness(), now)
-
-    def _keep_mapping(self, now: float) -> None:
-        keepalive = self.context.settings.keepalive
-        if now >= self.last_sent + keepalive:
-            self.send_keepalive(now)
-        self.context.timers.set(self, Timer.KEEPALIVE, self.last_sent + keepalive)
 
     # -- words -----------------------------------------------------------------------------------------------------
 

@@ -87,11 +87,14 @@ def genuine(seed: int) -> list[tuple[str, bytes, Path]]:
 def test_octets_that_anyone_could_send(seed: int) -> None:
     rng = random.Random(seed)
     corpus = genuine(seed)
+    genuine_octets = {data for _, data, _ in corpus}
     pair = fresh(seed)  # the same seed: SPIs and keys of the corpus are those of this pair
     pair.a.initiate(None)
     for number in range(PER_SEED // 2):
         to, data, path = rng.choice(corpus)
         hostile = mutated(rng, data)
+        if fix_length(hostile) in genuine_octets:
+            continue  # undone by the last change; the peer itself could have sent it
         pair.gateways[to].endpoint.receive_datagram(
             fix_length(hostile) if rng.random() < 0.8 else hostile, path, pair.now
         )

@@ -37,10 +37,16 @@ class ChildExchange(Exchange):
         self._key_exchange: KeyExchange | None = None
 
     def propose(
-        self, sa: IkeSa, now: float, *before: Payload, packet: Acquire | None = None, old: ChildSa | None = None
+        self,
+        sa: IkeSa,
+        now: float,
+        *before: Payload,
+        packet: Acquire | None = None,
+        single: bool = False,
+        old: ChildSa | None = None,
     ) -> Sequence[Payload] | None:
         """`before`, then the offer. None when no SPI is free."""
-        self.offer = ChildOffer.make(sa, self.child, ke=True, packet=packet, old=old)
+        self.offer = ChildOffer.make(sa, self.child, ke=True, packet=packet, single=single, old=old)
         if self.offer is None:
             sa.child_refused(self.child, "all inbound SPIs are in use", now)
             return None
@@ -59,7 +65,7 @@ class ChildExchange(Exchange):
         assert self.offer is not None
         raise_for_errors(message)
         try:
-            terms = self.offer.accept(message)
+            terms = self.offer.accept(sa, message)
             nonce = require(message, NoncePayload).data
             shared = self._shared_secret(terms.proposal, message)
         except NotifyError:

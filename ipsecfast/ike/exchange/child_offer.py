@@ -18,6 +18,7 @@ from ipsecfast.ike.constants import (
     NoProposalChosen,
     NotifyType,
     PayloadType,
+    TemporaryFailure,
     TsUnacceptable,
 )
 from ipsecfast.ike.exchange.base import require
@@ -67,9 +68,17 @@ class ChildOffer:
 
     @classmethod
     def make(
-        cls, sa: IkeSa, config: ChildConfig, *, ke: bool, packet: Acquire | None = None, old: ChildSa | None = None
+        cls,
+        sa: IkeSa,
+        config: ChildConfig,
+        *,
+        ke: bool,
+        packet: Acquire | None = None,
+        single: bool = False,
+        old: ChildSa | None = None,
     ) -> ChildOffer | None:
-        """For a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free."""
+        """For a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free.
+        `single`: only the selectors of `packet`, after SINGLE_PAIR_REQUIRED (s2.9)."""
         spi = sa.context.children.spis.allocate()
         if spi is None:
             return None
@@ -77,6 +86,8 @@ class ChildOffer:
         if packet is not None:
             local = packet_first(packet.source, selectors.local)
             selectors = SelectorPair(local, packet_first(packet.destination, selectors.remote))
+        if single:
+            selectors = SelectorPair(selectors.local[:1], selectors.remote[:1])
         wire_spi = spi.to_bytes(ESP_SPI_LENGTH, "big")
         proposals = tuple(
             replace(p if ke else without_ke(p), spi=wire_spi, number=n) for n, p in enumerate(config.esp_proposals, 1)
@@ -94,7 +105,7 @@ class ChildOffer:
             TsPayload(PayloadType.TSr, self.selectors.remote),
         )
 
-    def accept(self, message: Message) -> ChildTerms:
+    def accept(self, sa: IkeSa, message: Message) -> ChildTerms:
         """The responder's choice, checked against the offer (s2.7, s2.9, s1.3.1)."""
         answer = require(message, SaPayload).proposals
         proposal = accept_answer(answer, self.proposals, ignore_ke=not self.ke)
@@ -106,7 +117,8 @@ class ChildOffer:
         selectors = SelectorPair(local, remote)
         if not within(selectors, self.selectors):
             raise TsUnacceptable(f"the peer answered with selectors {selectors} that are not in our {self.selectors}")
-        return ChildTerms(self.config, proposal, selectors, self.spi, outbound_spi(proposal), self.reqid)
+        spi_out = outbound_spi(sa, proposal, self.reqid)
+        return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid)
 
     def __str__(self) -> str:
         proposals = ", ".join(map(proposal_text, self.proposals))
@@ -147,11 +159,11 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     """
     config, selectors = _choose(sa, request, old)
     proposal = select(request.proposals, config.esp_proposals, ignore_ke=not ke)
-    spi_out = outbound_spi(proposal)
+    reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
+    spi_out = outbound_spi(sa, proposal, reqid)
     spi_in = sa.context.children.spis.allocate()
     if spi_in is None:
         raise NoAdditionalSas("all inbound SPIs are in use")
-    reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
     return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid)
 
 
@@ -194,10 +206,13 @@ def _mode_notify(mode: Mode) -> tuple[Payload, ...]:
     return (NotifyPayload(NotifyType.USE_TRANSPORT_MODE),) if mode == Mode.TRANSPORT else ()
 
 
-def outbound_spi(proposal: Proposal) -> int:
+def outbound_spi(sa: IkeSa, proposal: Proposal, reqid: int) -> int:
+    """The peer's SPI of the chosen proposal: not reserved, and not that of a pair that it still has with us."""
     spi = int.from_bytes(proposal.spi, "big")
     if len(proposal.spi) != ESP_SPI_LENGTH or spi < FIRST_ESP_SPI:
         raise InvalidSyntax(f"ESP can't have the SPI {proposal.spi.hex() or 'of no octets'}")
+    if any(child.spi_out == spi for child in sa.context.children.of_reqid(reqid)):
+        raise TemporaryFailure(f"the peer's SPI {spi:08x} is still in use")
     return spi
 
 

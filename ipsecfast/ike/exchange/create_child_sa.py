@@ -26,16 +26,17 @@ if TYPE_CHECKING:
 
 
 class CreateChild(ChildExchange):
-    """The initiator's side of a new Child SA; `packet` is what asked for it."""
+    """The initiator's side of a new Child SA; `packet` is what asked for it, `single` offers nothing else (s2.9)."""
 
-    def __init__(self, child: ChildConfig, packet: Acquire | None = None) -> None:
+    def __init__(self, child: ChildConfig, packet: Acquire | None = None, *, single: bool = False) -> None:
         super().__init__(child)
         self.packet = packet
+        self.single = single
 
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
         if sa.has_child(self.child):  # the peer was quicker
             return None
-        return self.propose(sa, now, packet=self.packet)
+        return self.propose(sa, now, packet=self.packet, single=self.single)
 
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         sa.install(child, activate=True)
@@ -45,14 +46,17 @@ class CreateChild(ChildExchange):
         sa.child_refused(self.child, "the peer deleted it at once", now)
 
     def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
-        if error_code(error) == NotifyType.TEMPORARY_FAILURE:
+        code = error_code(error)
+        if code == NotifyType.TEMPORARY_FAILURE:
             sa.retry_later(self, now)
+        elif code == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None and not self.single:
+            sa.start(CreateChild(self.child, self.packet, single=True), now)
         else:
             sa.child_refused(self.child, text, now)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         super().abandoned(sa, now)
-        sa.connection.child_waits(self.child, self.packet)
+        sa.unserved.append((self.child, self.packet))
 
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

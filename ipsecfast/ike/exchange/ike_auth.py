@@ -21,7 +21,7 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
 )
-from ipsecfast.ike.exchange.base import Exchange, error_notify, raise_for_errors, require
+from ipsecfast.ike.exchange.base import Exchange, error_code, error_notify, raise_for_errors, require
 from ipsecfast.ike.exchange.child_offer import (
     ChildOffer,
     ChildRequest,
@@ -29,6 +29,7 @@ from ipsecfast.ike.exchange.child_offer import (
     answer_payloads,
     build_child,
 )
+from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
@@ -101,13 +102,16 @@ class IkeAuth(Exchange):
         assert self._offer is not None
         try:
             raise_for_errors(message)
-            terms = self._offer.accept(message)
+            terms = self._offer.accept(sa, message)
         except NotifyError as error:
             if message.get(SaPayload) is not None:  # the peer has it installed: take it back
                 sa.start(DeleteOffered(self._offer.spi), now)
             else:
                 sa.context.children.spis.release(self._offer.spi)
-            sa.child_refused(self.child, f"{error}; we offered {self._offer}", now)
+            if error_code(error) == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None:
+                sa.start(CreateChild(self.child, self.packet, single=True), now)
+            else:
+                sa.child_refused(self.child, f"{error}; we offered {self._offer}", now)
             return
         child = build_child(sa, terms, sa.nonces, b"", initiator=True, now=now)
         sa.install(child, activate=True)
@@ -120,7 +124,7 @@ class IkeAuth(Exchange):
     def abandoned(self, sa: IkeSa, now: float) -> None:
         if self._offer is not None:
             sa.context.children.spis.release(self._offer.spi)
-        sa.connection.child_waits(self.child, self.packet)
+        sa.unserved.append((self.child, self.packet))
 
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

@@ -124,7 +124,7 @@ class IkeSaInit(Exchange):
         sa.context.complain(now, "bad-response", f"{sa}: IKE_SA_INIT response passed over: {error}", "init-response")
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
-        sa.connection.child_waits(self.child, self.packet)
+        sa.unserved.append((self.child, self.packet))
 
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

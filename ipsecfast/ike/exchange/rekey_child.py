@@ -55,7 +55,7 @@ class RekeyChild(ChildExchange):
         """s2.8.1: of two successors that with the lowest of the four nonces goes, deleted by the end that made it."""
         old, theirs = self.old, self.old.collision
         if theirs is not None and min(child.nonces) < min(theirs.nonces):
-            sa.install(child, activate=False)
+            sa.install(child, activate=False, replaces=old)
             child.state = ChildState.REDUNDANT
             old.successor = theirs
             if old.state == ChildState.REKEYING:
@@ -64,14 +64,11 @@ class RekeyChild(ChildExchange):
             return
         if theirs is not None and theirs.live:
             theirs.state = ChildState.REDUNDANT
-        sa.install(child, activate=True)
+        sa.install(child, activate=True, replaces=old)
         old.successor = child
         if old.state == ChildState.REKEYING:
             old.state = ChildState.REKEYED
             sa.start(DeleteChild(old, Cause.REKEYED), now, first=True)
-        sa.note(
-            "child-rekeyed", f"{child.config.name}: rekeyed, {old.spi_in:08x} became {child.spi_in:08x}", child=child
-        )
 
     def vanished(self, sa: IkeSa, now: float) -> None:
         """Then the old one isn't wanted either; we began the rekey, so its DELETE is ours to send."""
@@ -89,8 +86,9 @@ class RekeyChild(ChildExchange):
             sa.lost_child(old, now)
         else:
             old.state = ChildState.INSTALLED
-            sa.retry_rekey(old, now)
-            if code != NotifyType.TEMPORARY_FAILURE:
+            temporary = code == NotifyType.TEMPORARY_FAILURE
+            sa.retry_rekey(old, now, soon=temporary)
+            if not temporary:
                 sa.note("rekey-failed", f"{old.config.name}: rekey failed: {text}", warning=True, child=old)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
@@ -105,16 +103,12 @@ def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> 
         raise InvalidSyntax("REKEY_SA names no ESP SA")
     old = _find(sa, rekeyed)
     child, payloads = answer_child(sa, message, now, old)
-    sa.install(child, activate=False)  # inbound before the response leaves, outbound on FirstInbound or DELETE (s2.8)
+    # s2.8: inbound before the response leaves, outbound on FirstInbound or with the DELETE of the old one.
+    sa.install(child, activate=False, replaces=old)
     if old.state == ChildState.REKEYING:
         old.collision = child  # s2.25.1: as usual; the response to our own rekey brings the other two nonces
     else:
         old.state, old.successor = ChildState.REKEYED, child
-    sa.note(
-        "child-rekeyed",
-        f"{child.config.name}: rekeyed by the peer, {old.spi_in:08x} became {child.spi_in:08x}",
-        child=child,
-    )
     return payloads
 
 
