@@ -16,7 +16,7 @@
 #define BYTES_A_PACKET 2048u /* room in a ring; a ring of large packets is full before it holds its capacity */
 
 struct record {
-	struct ipsf_path path;
+	struct ipsf_path path; /* as the receiver has it */
 	uint32_t length;
 	uint8_t tos;
 };
@@ -74,6 +74,13 @@ static enum ipsf_carrier carrier_of(const struct ipsf_path *path)
 	return (enum ipsf_carrier)((udp ? IPSF_CARRIER_UDP4 : IPSF_CARRIER_RAW4) + (path->remote.version == 6));
 }
 
+/* The same path as the other end has it. */
+static struct ipsf_path from_other_end(const struct ipsf_path *path)
+{
+	return (struct ipsf_path){.local = path->remote, .remote = path->local, .local_port = path->remote_port,
+				  .remote_port = path->local_port};
+}
+
 /* Up to a batch out of the ring. */
 static void drain_ring(struct ipsf_port_memory *m, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
@@ -116,7 +123,7 @@ static void memory_send(struct ipsf_port *port, struct ipsf_packet *const *packe
 	for (unsigned i = 0; i < n; i++) {
 		struct record record = {.length = packets[i]->length, .tos = packets[i]->tos};
 		if (packets[i]->path)
-			record.path = *packets[i]->path;
+			record.path = from_other_end(packets[i]->path);
 		if (!lane_put(lane_out(m), &record, packets[i]->data))
 			packets[i]->drop = IPSF_DROP_PORT_FULL;
 	}
@@ -237,7 +244,7 @@ int ipsf_port_memory_get(struct ipsf_port *port, uint8_t *data, size_t size, str
 	if (record.length > size)
 		return IPSF_ENOSPC;
 	lane_take(lane_out(m), &record, data);
-	*path = record.path;
+	*path = from_other_end(&record.path);
 	*tos = record.tos;
 	return (int)record.length;
 }
