@@ -11,6 +11,8 @@
 
 #include "aead.h"
 
+#define NEEDED (IMB_FEATURE_AESNI | IMB_FEATURE_PCLMULQDQ) /* without them the library emulates: slower than OpenSSL */
+
 struct ipsf_aead_key {
 	struct gcm_key_data data;
 	aes_gcm_enc_dec_t seal, open;
@@ -27,7 +29,7 @@ static void set_up(void)
 	if (!made)
 		return;
 	init_mb_mgr_auto(made, &arch);
-	if (imb_get_errno(made) == 0)
+	if (imb_get_errno(made) == 0 && (made->features & NEEDED) == NEEDED)
 		manager = made;
 	else
 		free_mb_mgr(made);

@@ -10,11 +10,13 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 	return false;
 }
 
-/* s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
+/* s3.4.2 and s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
 static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
 {
 	if (packet->length < ESP_MIN)
 		return refuse(packet, IPSF_DROP_TOO_SHORT);
+	if (packet->length % IPSF_ESP_ALIGN) /* s2.4: header, IV and ICV are multiples of 4, so the text must be one */
+		return refuse(packet, IPSF_DROP_MALFORMED);
 	packet->sequence = ipsf_replay_reconstruct(sa->replay, ipsf_read32(packet->data + 4));
 	if (!ipsf_replay_check(sa->replay, packet->sequence))
 		return refuse(packet, IPSF_DROP_REPLAY);
@@ -92,54 +94,60 @@ static bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packe
 	return i < sa->n_remote && j < sa->n_local;
 }
 
-static bool finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+static enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
 	uint8_t before;
 	int tos;
 
 	if (!expected)
-		return refuse(packet, IPSF_DROP_BAD_TRAILER);
+		return IPSF_DROP_BAD_TRAILER;
 	if (!ipsf_ip_parse(packet))
-		return false;
+		return packet->drop;
 	if (packet->version != expected)
-		return refuse(packet, IPSF_DROP_MALFORMED);
+		return IPSF_DROP_MALFORMED;
 	if (!allowed(sa, packet))
-		return refuse(packet, IPSF_DROP_SELECTOR);
+		return IPSF_DROP_SELECTOR;
 	before = ipsf_ip_tos(packet);
 	tos = ipsf_ecn_decap(before, packet->tos, sa->copy_ecn, sa->copy_dscp);
 	if (tos < 0)
-		return refuse(packet, IPSF_DROP_ECN);
+		return IPSF_DROP_ECN;
 	if (tos != before)
 		ipsf_ip_set_tos(packet, (uint8_t)tos);
-	return true;
+	return IPSF_DROP_NONE;
 }
 
 /* RFC 4303 s3.1.1: the outer header becomes the packet's own again; through a NAT its checksums are mended (RFC 3948 s3.1.2). */
-static bool finish_transport(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+static enum ipsf_drop finish_transport(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	if (!ipsf_ip_build(packet, packet->path, (uint8_t)next_header))
-		return refuse(packet, IPSF_DROP_TOO_LONG);
+		return IPSF_DROP_TOO_LONG;
 	if (!ipsf_ip_parse(packet))
-		return false;
+		return packet->drop;
 	if (!allowed(sa, packet))
-		return refuse(packet, IPSF_DROP_SELECTOR);
+		return IPSF_DROP_SELECTOR;
 	if (sa->udp_encap)
 		ipsf_ip_mend_checksum(packet);
-	return true;
+	return IPSF_DROP_NONE;
 }
 
-static bool finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+static enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+{
+	if (next_header < 0)
+		return IPSF_DROP_BAD_TRAILER;
+	if (next_header == IPSF_PROTO_NONE) /* RFC 4303 s2.6 */
+		return IPSF_DROP_DUMMY;
+	return sa->mode == IPSF_MODE_TUNNEL ? finish_tunnel(sa, packet, next_header) : finish_transport(sa, packet, next_header);
+}
+
+/* From an authentic ESP packet to the inner one, or a drop reason; the bytes that ESP protected. */
+static uint32_t finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
 {
 	int next_header = cut_esp(packet);
+	uint32_t bytes = packet->length;
 
-	if (next_header < 0)
-		return refuse(packet, IPSF_DROP_BAD_TRAILER);
-	if (next_header == IPSF_PROTO_NONE) /* RFC 4303 s2.6 */
-		return refuse(packet, IPSF_DROP_DUMMY);
-	if (sa->mode == IPSF_MODE_TUNNEL)
-		return finish_tunnel(sa, packet, next_header);
-	return finish_transport(sa, packet, next_header);
+	packet->drop = (uint8_t)finish_inner(sa, packet, next_header);
+	return bytes;
 }
 
 static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
@@ -162,33 +170,40 @@ static unsigned follow(struct ipsf_sa_in *sa, const struct ipsf_packet *newest, 
 	return IPSF_NOTICE_PEER_MOVED;
 }
 
-static unsigned lifetime(const struct ipsf_sa_in *sa, uint64_t packets, uint64_t bytes)
+static bool passed(const _Atomic uint64_t *counter, uint64_t limit)
 {
-	unsigned notices = IPSF_NOTICE_FIRST_INBOUND;
-
-	if ((sa->soft_packets && packets >= sa->soft_packets) || (sa->soft_bytes && bytes >= sa->soft_bytes))
-		notices |= IPSF_NOTICE_SOFT_LIFETIME;
-	if ((sa->hard_packets && packets >= sa->hard_packets) || (sa->hard_bytes && bytes >= sa->hard_bytes))
-		notices |= IPSF_NOTICE_HARD_LIFETIME;
-	return notices;
-}
-
-/* One thread writes the counters; they are atomic only for the one that reads statistics. */
-static unsigned count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
-{
-	uint64_t all_packets = atomic_load_explicit(&sa->packets, memory_order_relaxed) + packets;
-	uint64_t all_bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed) + bytes;
-	unsigned notices = lifetime(sa, all_packets, all_bytes) & ~sa->told;
-
-	atomic_store_explicit(&sa->packets, all_packets, memory_order_relaxed);
-	atomic_store_explicit(&sa->bytes, all_bytes, memory_order_relaxed);
-	sa->told |= notices;
-	return notices;
+	return limit && atomic_load_explicit(counter, memory_order_relaxed) >= limit;
 }
 
 static bool expired(const struct ipsf_sa_in *sa)
 {
-	return (sa->told & IPSF_NOTICE_HARD_LIFETIME) != 0;
+	return passed(&sa->packets, sa->hard_packets) || passed(&sa->bytes, sa->hard_bytes);
+}
+
+/* What has become true of the SA and was not told before. */
+static unsigned news(struct ipsf_sa_in *sa)
+{
+	unsigned notices = atomic_load_explicit(&sa->packets, memory_order_relaxed) ? IPSF_NOTICE_FIRST_INBOUND : 0;
+
+	if (passed(&sa->packets, sa->soft_packets) || passed(&sa->bytes, sa->soft_bytes))
+		notices |= IPSF_NOTICE_SOFT_LIFETIME;
+	if (expired(sa))
+		notices |= IPSF_NOTICE_HARD_LIFETIME;
+	notices &= ~sa->told;
+	sa->told |= notices;
+	return notices;
+}
+
+/* One thread writes the counters; they are atomic only for the one that reads statistics. */
+static void add(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static void count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
+{
+	add(&sa->packets, packets);
+	add(&sa->bytes, bytes);
 }
 
 unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
@@ -198,18 +213,16 @@ unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_pack
 	unsigned authentic = 0, notices = 0;
 	uint64_t bytes = 0;
 
-	if (IPSF_UNLIKELY(expired(sa)))
+	if (IPSF_UNLIKELY(expired(sa))) /* to a run: what passes the limit is less than one batch */
 		for (unsigned i = 0; i < n; i++)
 			refuse(packets[i], IPSF_DROP_SA_EXPIRED);
 	else
 		authentic = open_run(sa, worker, packets, n, opened);
-	for (unsigned i = 0; i < authentic; i++)
+	for (unsigned i = 0; i < authentic; i++) {
 		notices |= follow(sa, opened[i], moved);
-	for (unsigned i = 0; i < authentic; i++)
-		if (finish(sa, opened[i]))
-			bytes += opened[i]->length;
-	if (authentic)
-		notices |= count(sa, authentic, bytes);
+		bytes += finish(sa, opened[i]);
+	}
+	count(sa, authentic, bytes);
 	ipsf_sa_count_drops(sa->drops, packets, n);
-	return notices;
+	return notices | news(sa);
 }

@@ -37,7 +37,11 @@ static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *pack
 	return false;
 }
 
-/* What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). */
+/*
+ * What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). The inner TTL stays:
+ * who forwards decrements it, and the kernel forwarded the packet before it came through the TUN device, as it will
+ * forward what decap yields; a second decrement would count this gateway twice.
+ */
 static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *packet)
 {
 	bool transport = sa->mode == IPSF_MODE_TRANSPORT;
@@ -68,26 +72,22 @@ static bool add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet
 	return true;
 }
 
-/* s3.3.2 step 1: the packets that can be sealed get their trailer; the number of them, and their bytes. */
-static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n, uint64_t *bytes)
+/* s3.3.2 step 1: the packets that can be sealed get their trailer; the number of them. */
+static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
 {
 	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
 	unsigned ready = 0;
 
-	*bytes = 0;
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_packet *packet = packets[i];
-		uint32_t length = packet->length;
 
 		decide_outer(sa, path, packet);
 		if (sa->mode == IPSF_MODE_TRANSPORT && !cut_ip_header(path, packet))
 			continue;
-		if (!add_trailer(sa, packet)) {
+		if (add_trailer(sa, packet))
+			ready++;
+		else
 			drop(packet, IPSF_DROP_TOO_LONG);
-			continue;
-		}
-		*bytes += length;
-		ready++;
 	}
 	return ready;
 }
@@ -111,6 +111,12 @@ static unsigned reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
 	return taken;
 }
 
+/* Bytes that ESP protects, without its own trailer. */
+static uint32_t inner_length(const struct ipsf_packet *packet)
+{
+	return packet->length - IPSF_ESP_TRAILER - packet->data[packet->length - IPSF_ESP_TRAILER];
+}
+
 /* s3.3.2.2: header, IV, AAD and nonce of one packet. The IV is the sequence number: unique as long as the number is (RFC 4106 s3.1). */
 static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, uint64_t sequence, struct ipsf_aead_op *op)
 {
@@ -130,13 +136,15 @@ static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, ui
 	packet->tailroom = (uint16_t)(packet->tailroom - IPSF_ICV_SIZE);
 }
 
-static void seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n, uint64_t first,
-		 unsigned reserved)
+/* Gives the numbers out in order and seals; the bytes that got one. Packets beyond the reserved numbers are refused. */
+static uint64_t seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n, uint64_t first,
+		     unsigned reserved)
 {
 	enum ipsf_drop beyond = sa->hard_packets && first + reserved > sa->hard_packets ? IPSF_DROP_SA_EXPIRED :
 											  IPSF_DROP_SEQUENCE_EXHAUSTED;
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
 	struct ipsf_packet *sealed[IPSF_BATCH_MAX];
+	uint64_t bytes = 0;
 	unsigned k = 0;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -146,6 +154,7 @@ static void seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *co
 			drop(packets[i], beyond);
 			continue;
 		}
+		bytes += inner_length(packets[i]);
 		prepare(sa, packets[i], first + k, &ops[k]);
 		sealed[k++] = packets[i];
 	}
@@ -153,6 +162,7 @@ static void seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *co
 	for (unsigned i = 0; i < k; i++)
 		if (IPSF_UNLIKELY(!ops[i].ok))
 			drop(sealed[i], IPSF_DROP_CRYPTO);
+	return bytes;
 }
 
 /* The limits that this run has passed. */
@@ -178,17 +188,16 @@ static unsigned refuse_all(struct ipsf_sa_out *sa, struct ipsf_packet *const *pa
 
 unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n)
 {
-	uint64_t first, bytes, total;
+	uint64_t first, bytes;
 	unsigned ready, reserved;
 
-	total = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
-	if (sa->hard_bytes && total >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch */
+	bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
+	if (sa->hard_bytes && bytes >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch a worker */
 		return refuse_all(sa, packets, n);
-	ready = encapsulate(sa, packets, n, &bytes);
+	ready = encapsulate(sa, packets, n);
 	reserved = reserve(sa, ready, &first);
-	seal(sa, worker, packets, n, first, reserved);
-	if (reserved == ready)
-		total = atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed) + bytes;
+	bytes = seal(sa, worker, packets, n, first, reserved);
+	bytes += atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed);
 	ipsf_sa_count_drops(sa->drops, packets, n);
-	return lifetime(sa, first + reserved - 1, total, reserved < ready);
+	return lifetime(sa, first + reserved - 1, bytes, reserved < ready);
 }

@@ -40,7 +40,8 @@ static bool valid_selectors(const struct ipsf_selector *selectors, uint32_t n)
 /* RFC 4303 s2.1: SPIs 1 to 255 are reserved, 0 is for local use. */
 static bool valid(const struct ipsf_sa_params *params)
 {
-	return params->spi > 255 && params->mode <= IPSF_MODE_TRANSPORT && valid_path(&params->path, params->udp_encap) &&
+	return params->spi > 255 && params->mode <= IPSF_MODE_TRANSPORT && params->copy_dscp <= IPSF_COPY_YES &&
+	       valid_path(&params->path, params->udp_encap) &&
 	       ipsf_algorithm_find(params->encryption, params->key_length) && params->key_length <= IPSF_KEY_MAX &&
 	       (params->esn || params->initial_sequence <= UINT32_MAX);
 }

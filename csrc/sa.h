@@ -34,7 +34,7 @@ struct ipsf_sa_out {
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
 	/* mutable: written by every worker that uses the SA */
 	_Atomic uint64_t sequence __attribute__((aligned(IPSF_CACHE_LINE))); /* the last number reserved */
-	_Atomic uint64_t bytes;                 /* of inner packets; packets are the sequence */
+	_Atomic uint64_t bytes;                 /* that ESP protected, its padding apart; packets are the sequence */
 	_Atomic uint32_t told;                  /* enum ipsf_notice already raised */
 	/* cold */
 	struct ipsf_sa_out *next __attribute__((aligned(IPSF_CACHE_LINE)));

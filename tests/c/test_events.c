@@ -114,12 +114,12 @@ static void statistics(void)
 {
 	static struct ipsf_stats stats;
 	struct ipsf_counters counters;
-	uint64_t drops[IPSF_DROP_COUNT] = {[IPSF_DROP_REPLAY] = 2, [IPSF_DROP_TTL] = 1};
+	uint64_t drops[IPSF_DROP_COUNT] = {[IPSF_DROP_REPLAY] = 2, [IPSF_DROP_MTU] = 1};
 	CHECK(ipsf_stats_take_drops(&stats, drops) == 3 && drops[IPSF_DROP_REPLAY] == 0);
 	CHECK(ipsf_stats_take_drops(&stats, drops) == 0);
 	ipsf_stats_add(&stats.rx_packets[IPSF_IN], 5);
 	ipsf_stats_read(&stats, &counters);
-	CHECK(counters.drops[IPSF_DROP_REPLAY] == 2 && counters.drops[IPSF_DROP_TTL] == 1 && counters.rx_packets[1] == 5);
+	CHECK(counters.drops[IPSF_DROP_REPLAY] == 2 && counters.drops[IPSF_DROP_MTU] == 1 && counters.rx_packets[1] == 5);
 }
 
 /* One thread posts, one takes and sleeps on the doorbell between. */
