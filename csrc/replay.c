@@ -47,7 +47,7 @@ void ipsf_replay_free(struct ipsf_replay *replay)
 
 uint64_t ipsf_replay_top(const struct ipsf_replay *replay)
 {
-	return replay->top;
+	return __atomic_load_n(&replay->top, __ATOMIC_RELAXED); /* statistics ask while the owner works */
 }
 
 /* RFC 4303 app. A2.2; 0 (never valid) for a number that would lie before the first 2^32. */
@@ -92,7 +92,7 @@ static void advance(struct ipsf_replay *replay, uint64_t sequence)
 		words = (uint64_t)replay->word_mask + 1;
 	for (uint64_t i = 1; i <= words; i++)
 		replay->words[((sequence >> 6) - words + i) & replay->word_mask] = 0;
-	replay->top = sequence;
+	__atomic_store_n(&replay->top, sequence, __ATOMIC_RELAXED);
 }
 
 int ipsf_replay_update(struct ipsf_replay *replay, uint64_t sequence)
