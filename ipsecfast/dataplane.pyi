@@ -1,9 +1,11 @@
-"""The data plane of a gateway: ports, workers and the messages that steer them; and, re-exported, the library over numpy."""
+"""The data plane of a gateway: ports, workers, commands and events; and, re-exported, the library over numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, NoReturn, Self, final
+
+from typing_extensions import disjoint_base
 
 from ipsecfast.library import InboundSa as InboundSa
 from ipsecfast.library import OutboundSa as OutboundSa
@@ -19,8 +21,10 @@ from ipsecfast.values import ENGINES as ENGINES
 from ipsecfast.values import choose_engine as choose_engine
 from ipsecfast.values import esp_overhead as esp_overhead
 
+@disjoint_base
 class Port:
     """Where packets come from and go to. close() takes effect when no data plane uses the port any more."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
     def name(self) -> str: ...
     def close(self) -> None: ...
@@ -52,6 +56,7 @@ class MemoryPort(Port):
 @final
 class Worker:
     """One thread's work: `run` is a thread's target and holds no GIL until `stop` or DataPlane.close()."""
+    def __init__(self, *args: Any, **kwargs: Any) -> NoReturn: ...
     @property
     def name(self) -> str: ...
     def run(self) -> None: ...
@@ -61,7 +66,7 @@ class Worker:
 @final
 class DataPlane:
     """SAs, SPD and workers of one gateway."""
-    def __init__(self, *, engine: str = "auto") -> None: ...
+    def __new__(cls, *, engine: str = "auto") -> Self: ...
     @property
     def engine(self) -> str: ...
     @property
@@ -79,7 +84,7 @@ class DataPlane:
     def publish_spd(self, policies: Sequence[Policy]) -> None: ...
     def events(self, limit: int = 256) -> list[DataPlaneEvent]: ...
     def worker_stats(self) -> list[dict[str, Any]]:
-        """name; outbound and inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; drops: {reason: n}."""
+        """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; drops: {reason: n}."""
     def sa_stats(self) -> list[dict[str, Any]]:
         """spi, reqid, inbound, active, packets, bytes, sequence, drops: {reason: n}."""
     def close(self) -> None: ...

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
 """The data plane of a gateway: ports, workers and the messages that steer them; and, re-exported, the library over numpy.
 
     inner, outer = TunPort("ipsec0"), UdpPort(4)

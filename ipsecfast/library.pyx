@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
 """The data plane as a library over numpy: seal and open batches of packets, ask an SPD, drive a replay window.
 
     batch = PacketBatch.from_packets([packet, ...])      # whole IP packets
@@ -137,6 +138,9 @@ cdef class PacketBatch:
             raise IndexError(f"packet {place} of {count}")
         i %= count
         return self.data[self._c.offsets[i]:self._c.offsets[i] + self._c.lengths[i]]
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))
 
 
 # ---- SAs ----

@@ -1,4 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
 """The values of `ipsecfast.model` as the structs of ipsecfast.h and back, the tables of names, the one error checker.
 
 The other extension modules build on this one; users find what they need in `ipsecfast.dataplane`.

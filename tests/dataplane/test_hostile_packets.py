@@ -80,7 +80,7 @@ def test_a_million_mutated_packets_are_each_accounted_for(engine: str) -> None:
         total += np.bincount(reasons, minlength=len(DROP_REASONS)).astype(np.uint64)
     seen = {DROP_REASONS[i]: int(count) for i, count in enumerate(total) if count}
     assert sum(seen.values()) == MILLION // len(ENGINES)
-    assert set(seen) == {"none", "integrity", "too-short", "unknown-spi", "replay"}
+    assert set(seen) == {"none", "integrity", "too-short", "malformed", "unknown-spi", "replay"}
 
 
 def forge(plain: bytes, sequence: int, *, spi: int = 0x1001) -> bytes:
@@ -134,13 +134,14 @@ def test_packets_that_lie_are_not_sealed(lie: str) -> None:
         (trailer(2, 59), "dummy"),                                    # RFC 4303 s2.6
         (bytes(1000) + trailer(2, 59), "dummy"),
         (PACKET + trailer(0, 4), "none"),
-        (PACKET + trailer(254, 4), "none"),                           # s2.4: up to 255 bytes of padding
+        (PACKET + trailer(252, 4), "none"),                           # s2.4: up to 255 bytes of padding
         (PACKET + bytes(100) + trailer(0, 4), "none"),                # s2.7: TFC padding
         (PACKET + trailer(0, 41), "bad-trailer"),                     # says IPv6, is IPv4
         (PACKET + trailer(0, 6), "bad-trailer"),                      # TCP, in tunnel mode
         (PACKET + trailer(0, 4, claims=255), "bad-trailer"),          # padding longer than all
         (PACKET + trailer(0, 4, claims=200), "bad-trailer"),
-        (trailer(0, 4), "malformed"),
+        (trailer(2, 4), "malformed"),
+        (PACKET + trailer(1, 4), "malformed"),                        # s2.4: the trailer ends on a 4-byte boundary
     ],
 )  # fmt: skip
 def test_trailers(plain: bytes, reason: str) -> None:
