@@ -31,7 +31,7 @@ static int set_buffers(int fd)
 	return IPSF_OK;
 }
 
-static int set_options(int fd, uint8_t version, uint32_t mark)
+static int set_options(int fd, uint8_t version, int type, uint32_t mark)
 {
 	if (set_buffers(fd) != IPSF_OK || ipsf_socket_option(fd, SOL_SOCKET, SO_RXQ_OVFL, 1) != IPSF_OK)
 		return IPSF_ESYS;
@@ -40,7 +40,7 @@ static int set_options(int fd, uint8_t version, uint32_t mark)
 	if (version == 4)
 		return ipsf_socket_option(fd, IPPROTO_IP, IP_PKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IP, IP_RECVTOS, 1) ?
 		       IPSF_ESYS : IPSF_OK;
-	if (ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != IPSF_OK)
+	if (type == SOCK_DGRAM && ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != IPSF_OK) /* raw ones are anyway */
 		return IPSF_ESYS;
 	return ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1) ?
 	       IPSF_ESYS : IPSF_OK;
@@ -57,7 +57,7 @@ int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark,
 	s->tx.discover = -1;
 	s->port.receive_size = DATAGRAM_MAX;
 	s->port.fd = socket(version == 4 ? AF_INET : AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
-	if (s->port.fd < 0 || set_options(s->port.fd, version, mark) != IPSF_OK) {
+	if (s->port.fd < 0 || set_options(s->port.fd, version, type, mark) != IPSF_OK) {
 		ipsf_port_socket_free(&s->port);
 		return IPSF_ESYS;
 	}

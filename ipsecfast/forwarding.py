@@ -25,6 +25,7 @@ from ipsecfast.dataplane import (
 )
 from ipsecfast.errors import DataPlaneError
 from ipsecfast.model import (
+    MIN_IPV6_MTU,
     ChildConfig,
     ConnectionConfig,
     DataPlaneEvent,
@@ -38,7 +39,6 @@ from ipsecfast.spd import ChildKey, Selectors, SpdBook
 from ipsecfast.steps import Steps
 
 UNKNOWN_PATH_MTU = 1500  # to a peer that may be anywhere
-MIN_IPV6_MTU = 1280  # RFC 8200 s5
 OUTBOUND, INBOUND = "ipsf-outbound", "ipsf-inbound"  # at most 15 characters: the kernel's names of the threads
 
 

@@ -17,6 +17,7 @@ IPNetwork: TypeAlias = IPv4Network | IPv6Network
 IKE_PORT = 500
 NAT_T_PORT = 4500
 MAX_PORT = 65535
+MIN_IPV6_MTU = 1280  # RFC 8200 s5
 
 # IP protocol numbers whose "port" selector is a type and a code (RFC 4301 s4.4.1.1, RFC 7296 s3.13.1).
 PROTOCOL_ICMP = 1

@@ -28,6 +28,7 @@ from pyroute2.netlink.exceptions import NetlinkError as KernelError
 
 from ipsecfast.errors import NetlinkError
 from ipsecfast.model import (
+    MIN_IPV6_MTU,
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
     IPAddress,
@@ -43,7 +44,7 @@ OUR_PROTOCOL = 86  # no routing daemon uses it (iproute2's rt_protos)
 MAIN_TABLE = 254
 FIB_RULE_INVERT = 2
 SCOPE_LINK = 253
-IFF_UP, IFF_MULTICAST = 0x1, 0x1000
+IFF_MULTICAST = 0x1000
 TX_QUEUE_LENGTH = 4096  # packets; the default of 500 loses bursts that the workers would have carried
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -190,12 +191,18 @@ class TunNetwork:
         sysctls = list(_DEVICE_SYSCTLS)
         if 6 not in versions:  # or the kernel sends multicast listener reports into it
             sysctls.append(("ipv6", "disable_ipv6", "1"))
+        what = f"take {self.device} up with MTU {mtu}"
+        self._forget_multicast(index)
+        self._command(what, "link", "set", index=index, mtu=mtu)
         refused = [sentence for family, key, value in sysctls for sentence in self._set_sysctl(family, key, value)]
-        self._command(
-            f"take {self.device} up with MTU {mtu}", "link", "set",
-            index=index, mtu=mtu, txqlen=TX_QUEUE_LENGTH, flags=IFF_UP, change=IFF_UP | IFF_MULTICAST,
-        )  # fmt: skip
+        self._command(what, "link", "set", index=index, txqlen=TX_QUEUE_LENGTH, state="up")
         return refused
+
+    def _forget_multicast(self, index: int) -> None:
+        """A router joins the group of all routers on each device that knows multicast, and reports it there. Below its
+        least MTU the kernel drops all that IPv6 had on the device, and begins anew when the MTU is set."""
+        what = f"take multicast from {self.device}"
+        self._command(what, "link", "set", index=index, flags=0, change=IFF_MULTICAST, mtu=MIN_IPV6_MTU - 1)
 
     def _set_sysctl(self, family: str, key: str, value: str) -> list[str]:
         path = sysctl_path(f"net.{family}.conf", self.device, key)

@@ -10,6 +10,7 @@ from ipsecfast.config.gateway import GatewayConfig
 from ipsecfast.config.lines import KeyPath
 from ipsecfast.config.section import Report
 from ipsecfast.model import (
+    MIN_IPV6_MTU,
     ChildConfig,
     ConnectionConfig,
     IPAddress,
@@ -22,7 +23,6 @@ from ipsecfast.model import (
 
 Selectors: TypeAlias = Sequence[TrafficSelector | None]
 
-_MIN_IPV6_MTU = 1280  # RFC 8200 s5
 _BOTH_FAMILIES = frozenset({4, 6})
 
 
@@ -167,8 +167,8 @@ def _contains(outer: TrafficSelector | None, inner: TrafficSelector | None) -> b
 def check_gateway(config: GatewayConfig, report: Report) -> None:
     selectors = [one for c in config.connections for child in c.children for one in (*child.local_ts, *child.remote_ts)]
     has_ipv6 = any(selector is not None and selector.version == 6 for selector in selectors)
-    if config.mtu is not None and config.mtu < _MIN_IPV6_MTU and has_ipv6:
-        report.problem(("gateway", "mtu"), config.mtu, f"IPv6 selectors need an MTU of at least {_MIN_IPV6_MTU}")
+    if config.mtu is not None and config.mtu < MIN_IPV6_MTU and has_ipv6:
+        report.problem(("gateway", "mtu"), config.mtu, f"IPv6 selectors need an MTU of at least {MIN_IPV6_MTU}")
     for index, policy in enumerate(config.policies):
         for connection in config.connections:
             for child in connection.children:

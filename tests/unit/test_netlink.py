@@ -74,6 +74,18 @@ def test_the_device_is_up_with_mtu_and_a_long_queue(namespace: Namespace, networ
     assert not any("inet6" in line for line in output(namespace, "address", "show", DEVICE))
 
 
+def test_a_router_sends_no_multicast_into_the_device(namespace: Namespace, netlink: Netlink) -> None:
+    namespace.sysctl(net__ipv6__conf__all__forwarding=1, net__ipv6__conf__default__disable_ipv6=0)
+    namespace.check_output(["ip", "link", "delete", DEVICE])
+    namespace.run(make_tun, DEVICE)
+    namespace.run(TunNetwork(netlink, device=DEVICE, table=TABLE, mark=MARK).bring_up, 1390)
+    groups = " ".join(output(namespace, "-6", "maddress", "show", "dev", DEVICE))
+    assert "ff02::1" in groups.split()
+    assert "ff02::2" not in groups.split()
+    assert "MULTICAST" not in output(namespace, "link", "show", DEVICE)[0]
+    assert namespace.check_output(["cat", f"/proc/sys/net/ipv6/conf/{DEVICE}/forwarding"]) == "1\n"
+
+
 def test_sysctls_that_can_not_be_set_are_told_and_the_device_works(
     namespace: Namespace, netlink: Netlink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
