@@ -508,6 +508,7 @@ class IkeSa(Channel):
     def delete(self, cause: Cause, now: float) -> None:
         """Tell the peer (s1.4.1); what waits is dropped. An IKE SA that isn't established goes without a word."""
         if self.closed or self.closing is not None:
+            self.closing = cause if cause is Cause.OPERATOR else self.closing  # then nothing comes after it
             return
         if self.state is IkeState.CONNECTING:
             self.close(cause, now)

@@ -281,3 +281,37 @@ def test_requests_while_the_ike_sa_closes_are_refused() -> None:
     run_quiet(pair)
     assert "<-- b CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}" in pair.exchange(mark)
     pair.check_converged(children=0)
+
+
+@pytest.mark.parametrize("rekey", [True, False])
+def test_a_child_that_the_peer_deletes_before_we_hear_of_it(rekey: bool) -> None:
+    """The response is lost, the peer's DELETE for what it made comes first: nothing remains at either end."""
+    both = {x: (child("net1", x), child("net2", x)) for x in "ab"}
+    pair = Pair(connection("a", children=both["a"]), connection("b", children=both["b"]))
+    pair.a.initiate("net1")
+    pair.run(1.0)
+    pair.link = lose_first("b", is_rekey_response)
+    if rekey:
+        pair.a.rekey("net1")
+    else:
+        pair.a.initiate("net2")
+    pair.run(0.1)
+    pair.b.terminate("net1" if rekey else "net2")
+    run_quiet(pair)
+    assert [c.config.name for c in pair.a.children] == ([] if rekey else ["net1"])
+    pair.check_converged(children=0 if rekey else 1)
+
+
+def test_a_child_that_the_peer_rekeys_before_we_hear_of_it() -> None:
+    """Not CHILD_SA_NOT_FOUND, which would make the peer forget it: TEMPORARY_FAILURE, until the response is here."""
+    pair = Pair().up()
+    pair.link = lose_first("b", is_rekey_response)
+    pair.traffic(30.0, every=0.05)
+    pair.a.rekey("net")
+    pair.run(0.1)
+    mark = pair.mark()
+    pair.b.rekey("net")
+    run_quiet(pair)
+    assert pair.exchange(mark)[1] == "a --> CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}"
+    assert pair.lost == 0
+    pair.check_converged(children=1)

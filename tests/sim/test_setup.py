@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from simulation import (
+    ADDRESS,
     NAT_ADDRESS,
     Link,
     Nat,
@@ -20,11 +21,15 @@ from simulation import (
 
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.channel import NAT_KEEPALIVE
+from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
-from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType
+from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, SinglePairRequired
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.exchange import child_exchange, ike_auth
+from ipsecfast.ike.exchange.child_offer import ChildRequest, ChildTerms, agree
 from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
 from ipsecfast.ike.payloads import NotifyPayload, TsPayload
+from ipsecfast.ike.sa import IkeSa
 from ipsecfast.model import Acquire, AuthConfig, Identity, Mode, Path, PresharedKey, TrafficSelector, UnknownSpi
 
 
@@ -471,3 +476,52 @@ def test_unknown_esp_spi_is_reported_to_the_peer_now_and_then() -> None:
         pair.run(1.0)
     assert pair.exchange(mark) == ["a --> INFORMATIONAL {N(INVALID_SPI)}", "<-- b INFORMATIONAL {}"]
     assert pair.a.endpoint.counters["unknown ESP SPI"] == 5
+
+
+@pytest.mark.parametrize("in_auth", [True, False])
+def test_single_pair_required(in_auth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """s2.9: a responder that takes single pairs only gets the packet's selectors alone."""
+
+    def picky(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = None) -> ChildTerms:
+        if len(request.selectors.local) > 1:
+            raise SinglePairRequired
+        return agree(sa, request, ke=ke, old=old)
+
+    pair = Pair(connection("a", children=(child("net", "a", start_action=StartAction.TRAP),)))
+    if not in_auth:
+        pair.up()
+        pair.a.terminate("net")
+        pair.run(1.0)
+    monkeypatch.setattr(ike_auth, "agree", picky)
+    monkeypatch.setattr(child_exchange, "agree", picky)
+    pair.start()
+    pair.a.dataplane.send(1)
+    pair.run(1.0)
+    assert str(pair.b.the_child().selectors) == "10.2.0.5/32[6/80] === 10.1.0.5/32[6/1234]"
+    assert pair.b.dataplane.received == 1
+
+
+def test_over_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ADDRESS, "a", ip_address("2001:db8::1"))
+    monkeypatch.setitem(ADDRESS, "b", ip_address("2001:db8::2"))
+    ends = {x: connection(x, children=(child("net", x, local_ts=(None,), remote_ts=(None,)),)) for x in "ab"}
+    pair = Pair(ends["a"], ends["b"]).up()
+    assert not pair.a.the_child().outbound.udp_encap
+    assert str(pair.a.the_child().selectors) == "2001:db8::1/128 === 2001:db8::2/128"
+    pair.a.rekey("net")
+    pair.b.rekey(None)
+    run_quiet(pair)
+    pair.check_converged(children=1)
+
+
+def test_initial_contact_spares_other_connections_with_the_same_peer() -> None:
+    """s2.4 goes by identities: with a second connection between the same two it must not be sent."""
+    ends = {
+        x: (connection(x), connection(x, name="second", children=(child("net2", x),), unique="replace")) for x in "ab"
+    }
+    pair = Pair(ends["a"], ends["b"]).up()
+    mark = pair.mark()
+    pair.a.initiate("net2", "second")
+    pair.run(2.0)
+    assert "INITIAL_CONTACT" not in "".join(pair.exchange(mark))
+    assert len(pair.a.established) == 2

@@ -35,7 +35,7 @@ from ipsecfast.ike.selectors import (
     with_address,
     within,
 )
-from ipsecfast.model import Acquire, ChildConfig, Mode, Proposal, SaParams, TransformType
+from ipsecfast.model import Acquire, ChildConfig, ConnectionConfig, Mode, Proposal, SaParams, TransformType
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -179,6 +179,12 @@ def _choose(sa: IkeSa, request: ChildRequest, old: ChildSa | None) -> tuple[Chil
     raise TsUnacceptable(
         f"the peer wants {request.selectors} in {request.mode.value} mode; configured: {_configured_text(sa, children)}"
     )
+
+
+def offers_child(sa: IkeSa, connection: ConnectionConfig, request: ChildRequest) -> bool:
+    """Whether a connection has a child for the request at all."""
+    here, there = sa.path.local, sa.path.remote
+    return choose_child(request.selectors, connection.children, request.mode, here, there) is not None
 
 
 def _configured_text(sa: IkeSa, children: Sequence[ChildConfig]) -> str:

@@ -28,6 +28,7 @@ from ipsecfast.ike.exchange.child_offer import (
     agree,
     answer_payloads,
     build_child,
+    offers_child,
 )
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import DeleteOffered
@@ -162,13 +163,15 @@ def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]
 
 
 def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Connection:
-    """Of the connections for these addresses with this IKE proposal the first whose identities are those claimed."""
+    """Of the connections for these addresses with this IKE proposal the first whose identities are those claimed; of
+    several the first that has a child for the selectors asked for."""
     wanted = message.get(IdPayload, PayloadType.IDr)
-    for connection in (sa.connection, *(c for c in sa.candidates if c is not sa.connection)):
-        config = connection.config
-        names_us = wanted is None or wanted.identity == pad.local_identity(config, sa.path.local)
-        if pad.accepts_peer(config, identity) and names_us and connection.takes(sa.suite.proposal):
-            return connection
+    matching = [c for c in sa.candidates if _is_meant(sa, c, identity, wanted) and c.takes(sa.suite.proposal)]
+    if len(matching) > 1:
+        request = ChildRequest.parse(sa, message)
+        matching.sort(key=lambda c: not offers_child(sa, c.config, request))
+    if matching:
+        return matching[0]
     known = ", ".join(
         f"{c.config.name} (we are {pad.local_identity(c.config, sa.path.local)}, the peer "
         f"{c.config.remote.identity or 'anyone'})"
@@ -176,6 +179,11 @@ def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Conne
     )
     asked = f", asks for {wanted.identity}" if wanted else ""
     raise AuthenticationFailed(f"the peer says it is {identity}{asked}; that fits no connection: {known}")
+
+
+def _is_meant(sa: IkeSa, connection: Connection, identity: Identity, wanted: IdPayload | None) -> bool:
+    names_us = wanted is None or wanted.identity == pad.local_identity(connection.config, sa.path.local)
+    return names_us and pad.accepts_peer(connection.config, identity)
 
 
 def verify(sa: IkeSa, connection: Connection, message: Message, kind: PayloadType) -> None:

@@ -62,6 +62,10 @@ class Report(Exchange):
         if self.fatal:
             sa.close(Cause.REFUSED, now)
 
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        if self.fatal:  # it was heard, whatever the answer says
+            sa.close(Cause.REFUSED, now)
+
 
 class DeleteIke(Exchange):
     """s1.4.1: the IKE SA and with it all its Child SAs."""
@@ -78,6 +82,9 @@ class DeleteIke(Exchange):
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
         sa.close(self.cause, now)
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        sa.close(self.cause, now)  # an authentic answer, if a malformed one: the DELETE arrived
 
 
 class DeleteChild(Exchange):
@@ -97,6 +104,9 @@ class DeleteChild(Exchange):
         return (_delete_esp(self.child.spi_in),)
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        sa.close_child(self.child, self.cause, now)
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         sa.close_child(self.child, self.cause, now)
 
 
