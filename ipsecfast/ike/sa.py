@@ -426,7 +426,7 @@ class IkeSa(Channel):
             self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def rekey_failed(self, error: NotifyError, now: float) -> None:
-        self.note("rekey-failed", f"the IKE SA was not rekeyed: {error}", warning=True)
+        self.note("rekey-failed", f"the IKE SA was not rekeyed, tried again in a moment: {error}", warning=True)
         self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def spawn(
