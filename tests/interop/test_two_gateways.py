@@ -59,7 +59,8 @@ def test_tunnel_carries_both_families(sites: TwoSites, start_gateway: StartGatew
         child = gateway.child()
         assert child is not None
         assert child.udp_encap is encap
-        assert child.drops == 0
+        assert child.packets == 12
+        assert set(gateway.status()["drops"]) <= {"no-policy"}  # of the device: MLD, router solicitations
 
 
 def test_extended_sequence_numbers(sites: TwoSites, start_gateway: StartGateway) -> None:
