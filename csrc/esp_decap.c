@@ -15,6 +15,8 @@ static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *pack
 {
 	if (packet->length < ESP_MIN)
 		return refuse(packet, IPSF_DROP_TOO_SHORT);
+	if (packet->length > UINT16_MAX)
+		return refuse(packet, IPSF_DROP_TOO_LONG);
 	if (packet->length % IPSF_ESP_ALIGN) /* s2.4: header, IV and ICV are multiples of 4, so the text must be one */
 		return refuse(packet, IPSF_DROP_MALFORMED);
 	packet->sequence = ipsf_replay_reconstruct(sa->replay, ipsf_read32(packet->data + 4));
@@ -64,7 +66,6 @@ static int cut_esp(struct ipsf_packet *packet)
 	uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
 	uint8_t *text = packet->data + IPSF_ESP_TEXT;
 	uint8_t pad = text[length - 2], next_header = text[length - 1];
-	uint32_t cut = pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE;
 
 	if (pad + (uint32_t)IPSF_ESP_TRAILER > length)
 		return -1;
@@ -72,10 +73,8 @@ static int cut_esp(struct ipsf_packet *packet)
 	for (unsigned i = 0; i < pad; i++)
 		if (text[length + i] != i + 1)
 			return -1;
-	packet->data = text;
-	packet->length = length;
-	packet->headroom = (uint16_t)(packet->headroom + IPSF_ESP_TEXT);
-	packet->tailroom = (uint16_t)(packet->tailroom + cut);
+	ipsf_packet_cut_front(packet, IPSF_ESP_TEXT);
+	ipsf_packet_cut_back(packet, packet->length - length);
 	return next_header;
 }
 

@@ -29,9 +29,7 @@ static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *pack
 	} else if (packet->transport != plain) {
 		drop(packet, IPSF_DROP_OPTIONS);
 	} else {
-		packet->data += plain;
-		packet->length -= plain;
-		packet->headroom = (uint16_t)(packet->headroom + plain);
+		ipsf_packet_cut_front(packet, plain);
 		return true;
 	}
 	return false;

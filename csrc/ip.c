@@ -12,6 +12,7 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 	return false;
 }
 
+/* Protocols whose header begins with two ports. */
 static bool has_ports(uint8_t protocol)
 {
 	switch (protocol) {
@@ -24,6 +25,13 @@ static bool has_ports(uint8_t protocol)
 	default:
 		return false;
 	}
+}
+
+bool ipsf_ip_shows_ports(const struct ipsf_packet *packet)
+{
+	return !(packet->flags & IPSF_PACKET_LATER_FRAGMENT) &&
+	       (has_ports(packet->protocol) || packet->protocol == IPSF_PROTO_ICMP || packet->protocol == IPSF_PROTO_ICMPV6 ||
+		packet->protocol == IPSF_PROTO_MOBILITY);
 }
 
 /* RFC 4301 s4.4.1.1: ports, or type and code, or the type of a mobility header, as one number. */
@@ -68,8 +76,7 @@ static bool parse_ipv4(struct ipsf_packet *packet)
 
 	if (header < IPSF_IPV4_HEADER || total < header || total > packet->length)
 		return refuse(packet, IPSF_DROP_MALFORMED);
-	packet->tailroom = (uint16_t)(packet->tailroom + (packet->length - total));
-	packet->length = total;
+	ipsf_packet_cut_back(packet, packet->length - total);
 	packet->transport = (uint16_t)header;
 	packet->protocol = ip[9];
 	if (fragment & DF_BIT)
@@ -121,8 +128,7 @@ static bool parse_ipv6(struct ipsf_packet *packet)
 	total = IPSF_IPV6_HEADER + (uint32_t)ipsf_read16(packet->data + 4);
 	if (total > packet->length)
 		return refuse(packet, IPSF_DROP_MALFORMED);
-	packet->tailroom = (uint16_t)(packet->tailroom + (packet->length - total));
-	packet->length = total;
+	ipsf_packet_cut_back(packet, packet->length - total);
 	packet->flags |= IPSF_PACKET_DF; /* no router may fragment IPv6 */
 	return skip_extensions(packet, packet->data[6]) && read_ports(packet);
 }
@@ -200,7 +206,7 @@ static bool port_matches(const struct ipsf_selector *selector, const struct ipsf
 
 	if (any)
 		return true;
-	if (packet->flags & IPSF_PACKET_LATER_FRAGMENT)
+	if (!ipsf_ip_shows_ports(packet))
 		return opaque;
 	return port >= selector->port_first && port <= selector->port_last;
 }

@@ -58,7 +58,9 @@ uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp);
 /* Inner DSCP and ECN after decapsulation, RFC 6040 s4.2; -1: the packet must be dropped. */
 int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp);
 
-/* Whether a packet's address, protocol and port are inside. A port that a fragment hides matches only any port and OPAQUE. */
+/* Whether a parsed packet has ports (or type and code) that a selector can name: not in a later fragment, not in every protocol. */
+bool ipsf_ip_shows_ports(const struct ipsf_packet *packet);
+/* Whether a packet's address, protocol and port are inside. Ports that a packet doesn't show match only any port and OPAQUE. */
 bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, const uint8_t *address,
 			   uint16_t port);
 

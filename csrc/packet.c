@@ -91,19 +91,18 @@ void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool)
 struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer *buffer, uint8_t *data, uint32_t length)
 {
 	struct ipsf_packet *packet;
-	size_t before, behind;
+	uint32_t before;
 
 	if (batch->n == IPSF_BATCH_MAX)
 		return NULL;
 	packet = batch->packet[batch->n++];
 	memset(packet, 0, sizeof *packet);
-	before = (size_t)(data - buffer->bytes);
-	behind = buffer->size - before - length;
+	before = (uint32_t)(data - buffer->bytes);
 	packet->data = data;
 	packet->buffer = buffer;
 	packet->length = length;
-	packet->headroom = (uint16_t)(before > UINT16_MAX ? UINT16_MAX : before);
-	packet->tailroom = (uint16_t)(behind > UINT16_MAX ? UINT16_MAX : behind);
+	packet->headroom = ipsf_room(before);
+	packet->tailroom = ipsf_room(buffer->size - before - length);
 	return packet;
 }
 

@@ -56,6 +56,25 @@ struct ipsf_packet {
 };
 static_assert(sizeof(struct ipsf_packet) == IPSF_CACHE_LINE, "a descriptor is one cache line");
 
+static inline uint16_t ipsf_room(uint32_t bytes)
+{
+	return (uint16_t)(bytes < UINT16_MAX ? bytes : UINT16_MAX);
+}
+
+/* Cut bytes off the front or the back, no more than there are: they become room, as much of it as 16 bits can say. */
+static inline void ipsf_packet_cut_front(struct ipsf_packet *packet, uint32_t bytes)
+{
+	packet->data += bytes;
+	packet->length -= bytes;
+	packet->headroom = ipsf_room(packet->headroom + bytes);
+}
+
+static inline void ipsf_packet_cut_back(struct ipsf_packet *packet, uint32_t bytes)
+{
+	packet->length -= bytes;
+	packet->tailroom = ipsf_room(packet->tailroom + bytes);
+}
+
 struct ipsf_pool;
 
 struct ipsf_batch {
