@@ -349,7 +349,9 @@ class IkeSa(Channel):
             self.context.children.activate(child)
 
     def child_by_outbound(self, spi: int) -> ChildSa | None:
-        return next((c for c in self.children.values() if c.spi_out == spi), None)
+        """Also of the predecessor's, when the peer has handed them over already and we still wait (s2.8.2)."""
+        before = self.predecessor.children if self.predecessor and self.rekey_unsettled else {}
+        return next((c for c in (*self.children.values(), *before.values()) if c.spi_out == spi), None)
 
     def has_child(self, config: ChildConfig) -> bool:
         return any(c.config is config and c.live for c in self.children.values())
@@ -398,7 +400,7 @@ class IkeSa(Channel):
 
     def close_child(self, child: ChildSa, cause: Cause, now: float) -> None:
         """Its DELETE is done, or it went with the IKE SA."""
-        self.children.pop(child.spi_in, None)
+        child.ike.children.pop(child.spi_in, None)
         self.context.children.close(child, now, linger=self.context.settings.child_linger)
         if cause in (Cause.REKEYED, Cause.DUPLICATE):
             return

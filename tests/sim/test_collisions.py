@@ -11,6 +11,7 @@ from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload
+from ipsecfast.model import ProtocolId
 
 LOW, HIGH = b"\x00" * 32, b"\xff" * 32
 MIDDLE = (b"\x40" * 32, b"\x80" * 32)
@@ -315,3 +316,22 @@ def test_a_child_that_the_peer_rekeys_before_we_hear_of_it() -> None:
     assert pair.exchange(mark)[1] == "a --> CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}"
     assert pair.lost == 0
     pair.check_converged(children=1)
+
+
+def test_a_child_is_deleted_over_an_ike_sa_that_is_not_settled_yet() -> None:
+    """s2.8.2: b, whose rekey went through, deletes a child on the new IKE SA. a still waits for the answer to its own
+    rekey and has the child on the old one, whose DELETE is late."""
+    pair = Pair().up()
+
+    def drop(by: str, message: Message | None) -> bool:
+        late = by == "a" and message is not None and is_rekey_request(message)
+        deletes_ike = by == "b" and message is not None and DeletePayload(ProtocolId.IKE) in message.payloads
+        return pair.now < 101.5 and (late or deletes_ike)
+
+    pair.link = Link(drop=drop)
+    pair.b.rekey(None)
+    pair.a.rekey(None)
+    pair.run(0.05)
+    pair.b.terminate("net")
+    run_quiet(pair)
+    pair.check_converged(children=0)

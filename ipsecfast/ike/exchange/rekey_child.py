@@ -113,10 +113,10 @@ def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> 
 
 
 def _find(sa: IkeSa, rekeyed: NotifyPayload) -> ChildSa:
+    if sa.rekey_unsettled:  # s2.8.2: the Child SAs may come to this IKE SA in a moment
+        raise TemporaryFailure("the IKE SA was rekeyed by both ends at once")
     old = sa.child_by_outbound(int.from_bytes(rekeyed.spi, "big"))
     if old is None:
-        if sa.rekey_unsettled:  # s2.8.2: the Child SAs may come to this IKE SA in a moment
-            raise TemporaryFailure("the IKE SA was rekeyed by both ends at once")
         if isinstance(sa.current, ChildExchange):  # it may be what the response on its way to us has made
             raise TemporaryFailure("a Child SA is being negotiated")
         raise ChildSaNotFound(f"no Child SA has the outbound SPI {rekeyed.spi.hex()}", rekeyed.spi)
