@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from strongswan import StrongSwan
 from ipsecfast.netns import A, B, Namespace, Site, TwoSites
 from ipsecfast.testbed import GatewayProcess
 
+GATEWAYS = pytest.StashKey[list[GatewayProcess]]()
 StartGateway = Callable[[Namespace, Mapping[str, Any]], GatewayProcess]
 
 
@@ -36,9 +37,10 @@ def sites(namespaces: None) -> Iterator[TwoSites]:
 
 
 @pytest.fixture
-def start_gateway() -> Iterator[StartGateway]:
-    """Starts gateways; they end with the test, and what they logged is shown if it failed."""
+def start_gateway(request: pytest.FixtureRequest) -> Iterator[StartGateway]:
+    """Starts gateways; they end with the test."""
     started: list[GatewayProcess] = []
+    request.node.stash[GATEWAYS] = started
     with tempfile.TemporaryDirectory(prefix="ipsecfast-") as folder:  # short: the path of a socket has 107 bytes
 
         def start(place: Namespace, config: Mapping[str, Any]) -> GatewayProcess:
@@ -49,7 +51,16 @@ def start_gateway() -> Iterator[StartGateway]:
         yield start
         for gateway in started:
             gateway.close()
-            print(f"---- {gateway.log}\n{gateway.log_text()}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The report of a failed test shows what its gateways logged."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for gateway in item.stash.get(GATEWAYS, []):
+            report.sections.append((str(gateway.log), gateway.log_text()))
+    return report
 
 
 @pytest.fixture(scope="module")
