@@ -55,6 +55,7 @@ int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark,
 	s->version = version;
 	s->clear_fd = -1;
 	s->tx.discover = -1;
+	s->rx.stale = IPSF_BATCH_MAX;
 	s->port.receive_size = DATAGRAM_MAX;
 	s->port.fd = socket(version == 4 ? AF_INET : AF_INET6, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
 	if (s->port.fd < 0 || set_options(s->port.fd, version, type, mark) != IPSF_OK) {
@@ -126,10 +127,10 @@ static void read_control(struct ipsf_socket_rx *rx, struct msghdr *header, struc
 	}
 }
 
-/* Makes the first n messages ready for the kernel; how many of them have a buffer. */
-static unsigned post_buffers(struct ipsf_socket_rx *rx, unsigned n)
+/* Makes the messages that the kernel filled last time ready again; how many are ready, from the first on. */
+static unsigned post_buffers(struct ipsf_socket_rx *rx)
 {
-	for (unsigned i = 0; i < n; i++) {
+	for (unsigned i = 0; i < rx->stale; i++) {
 		if (!rx->buffer[i] && !(rx->buffer[i] = ipsf_pool_take(rx->pool)))
 			return i;
 		struct ipsf_buffer *buffer = rx->buffer[i];
@@ -138,7 +139,8 @@ static unsigned post_buffers(struct ipsf_socket_rx *rx, unsigned n)
 			.msg_name = &rx->address[i], .msg_namelen = sizeof rx->address[i], .msg_iov = &rx->vector[i], .msg_iovlen = 1,
 			.msg_control = rx->control[i], .msg_controllen = IPSF_CONTROL_SIZE};
 	}
-	return n;
+	rx->stale = 0;
+	return IPSF_BATCH_MAX;
 }
 
 /* Errors that a later receive will not see: reports of earlier sends, an interface that comes and goes. */
@@ -152,7 +154,7 @@ static int fetch(struct ipsf_port_socket *s, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_socket_rx *rx = &s->rx;
 	rx->n = rx->next = 0;
-	const unsigned posted = post_buffers(rx, IPSF_BATCH_MAX);
+	const unsigned posted = post_buffers(rx);
 	if (posted == 0)
 		return IPSF_OK;
 	const int n = recvmmsg(s->port.fd, rx->message, posted, MSG_DONTWAIT, NULL);
@@ -169,6 +171,7 @@ static int fetch(struct ipsf_port_socket *s, uint64_t drops[IPSF_DROP_COUNT])
 		read_control(rx, &rx->message[i].msg_hdr, received, drops);
 	}
 	rx->n = (unsigned)n;
+	rx->stale = rx->n > rx->stale ? rx->n : rx->stale;
 	rx->offset = 0;
 	return IPSF_OK;
 }
@@ -245,6 +248,7 @@ void ipsf_port_socket_drain(struct ipsf_port *port)
 			ipsf_pool_release(rx->pool, rx->buffer[i]);
 		rx->buffer[i] = NULL;
 	}
+	rx->stale = IPSF_BATCH_MAX;
 	rx->n = rx->next = 0;
 }
 

@@ -33,6 +33,7 @@ struct ipsf_socket_rx {
 	struct ipsf_pool *pool;        /* whose buffers are posted */
 	unsigned n, next;              /* datagrams received, the one that is being cut */
 	uint32_t offset;               /* how far */
+	unsigned stale;                /* messages from the first on that must be made ready for the kernel */
 	uint32_t overflow;             /* SO_RXQ_OVFL as last seen */
 	struct ipsf_buffer *buffer[IPSF_BATCH_MAX];
 	struct ipsf_received received[IPSF_BATCH_MAX];
