@@ -85,6 +85,18 @@ static inline struct ipsf_sa_params inbound(const struct ipsf_sa_params *out)
 	return p;
 }
 
+static inline size_t from_hex(const char *hex, uint8_t *to)
+{
+	size_t n = strlen(hex) / 2;
+	unsigned byte;
+
+	for (size_t i = 0; i < n; i++) {
+		CHECK(sscanf(hex + 2 * i, "%2x", &byte) == 1);
+		to[i] = (uint8_t)byte;
+	}
+	return n;
+}
+
 static inline void pair_init(struct pair *pair, const struct ipsf_sa_params *params, const char *engine)
 {
 	struct ipsf_sa_params in = inbound(params);
@@ -158,6 +170,39 @@ static inline unsigned slots_seal(struct pair *pair, struct slot *slots, unsigne
 		if (ipsf_ip_parse(&slots[i].packet))
 			packets[ready++] = &slots[i].packet;
 	return ipsf_esp_encap(pair->out, 0, packets, ready);
+}
+
+/* ESP around any text, its trailer included, as a peer with the right key and no manners would send it. */
+static inline void slot_forge(const struct pair *pair, struct slot *slot, const uint8_t *text, size_t length, uint64_t sequence)
+{
+	uint8_t *esp = slot->bytes + IPSF_HEADROOM;
+	struct ipsf_aead_op op;
+
+	memset(slot, 0, sizeof *slot);
+	ipsf_write32(esp, pair->out->spi);
+	ipsf_write32(esp + 4, (uint32_t)sequence);
+	ipsf_write64(esp + 8, sequence);
+	memcpy(esp + IPSF_ESP_TEXT, text, length);
+	ipsf_esp_op(&op, pair->out->spi, sequence, pair->out->esn, pair->out->salt, esp + IPSF_ESP_HEADER);
+	op.source = op.destination = esp + IPSF_ESP_TEXT;
+	op.length = (uint32_t)length;
+	op.icv = esp + IPSF_ESP_TEXT + length;
+	pair->out->engine->seal(pair->out->key, 0, &op, 1);
+	CHECK(op.ok);
+	slot->packet.data = esp;
+	slot->packet.length = (uint32_t)(length + IPSF_ESP_TEXT + IPSF_ICV_SIZE);
+	slot->packet.headroom = IPSF_HEADROOM;
+	slot->packet.tailroom = (uint16_t)(BUFFER_SIZE + IPSF_TAILROOM - slot->packet.length);
+}
+
+/* Appends RFC 4303's padding, its length and the next header; the new length. */
+static inline size_t trailer(uint8_t *text, size_t length, unsigned pad, uint8_t next_header)
+{
+	for (unsigned i = 0; i < pad; i++)
+		text[length++] = (uint8_t)(i + 1);
+	text[length++] = (uint8_t)pad;
+	text[length++] = next_header;
+	return length;
 }
 
 /* Opens what stands in the slots, as if it came by pair->path with its outer TOS; the notices. */
