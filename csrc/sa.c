@@ -27,12 +27,22 @@ static bool valid_path(const struct ipsf_path *path, bool udp_encap)
 	       (!udp_encap || path->remote_port);
 }
 
+/* RFC 7296 s3.13.1: a range from first to last; ports from first to last, or OPAQUE. */
+static bool valid_selector(const struct ipsf_selector *s)
+{
+	bool opaque = s->port_first == UINT16_MAX && s->port_last == 0;
+
+	return is_version(s->first.version) && s->first.version == s->last.version &&
+	       memcmp(s->first.bytes, s->last.bytes, s->first.version == 4 ? 4 : 16) <= 0 &&
+	       (opaque || s->port_first <= s->port_last);
+}
+
 static bool valid_selectors(const struct ipsf_selector *selectors, uint32_t n)
 {
 	if (!selectors || !n || n > UINT16_MAX)
 		return false;
 	for (uint32_t i = 0; i < n; i++)
-		if (!is_version(selectors[i].first.version) || selectors[i].first.version != selectors[i].last.version)
+		if (!valid_selector(&selectors[i]))
 			return false;
 	return true;
 }
