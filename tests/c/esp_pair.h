@@ -129,7 +129,7 @@ static inline size_t ip_header(uint8_t *to, struct ipsf_addr source, struct ipsf
 {
 	size_t n = source.version == 4 ? 4 : 16;
 
-	memset(to, 0, 40);
+	memset(to, 0, n == 4 ? 20 : 40);
 	if (source.version == 4) {
 		to[0] = 0x45, to[1] = tos, to[6] = 0x40, to[8] = 64, to[9] = protocol;
 		ipsf_write16(to + 2, (uint16_t)(20 + payload));
