@@ -231,7 +231,7 @@ class Sampler(threading.Thread):
         then, octets = self._before.get(name, (now, child.octets))
         self._before[name] = (now, child.octets)
         rate = max(0.0, (child.octets - octets) * 8 / (now - then)) if now > then else 0.0
-        spis = f"{child.spi_in} in, {child.spi_out} out"
+        spis = f"{child.spi_in} in {child.spi_out} out"
         return GatewayView(name, child.ike_spi, spis, child.packets, rate, child.drops)
 
 
@@ -257,7 +257,8 @@ def main(arguments: list[str]) -> int:
     if mistake:
         print(f"ipsecfast demo: {mistake}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     console = Console(highlight=False, force_terminal=False if given.plain else None)
     shown = Display([Step(title) for title, _, _ in STEPS], console)
     try:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 FRAMES_A_SECOND = 8
-BAR_WIDTH = 24
+BAR_WIDTH = 16
 WIRE = "· · · · · · "
 
 
@@ -128,16 +128,17 @@ class Display:
 
     def _gateway_table(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
+        for _ in range(6):
+            table.add_column(no_wrap=True)
         for one in self.gateways:
             filled = round(BAR_WIDTH * one.bits_a_second / self.peak)
             table.add_row(
                 one.name,
                 Text(f"IKE {one.ike_spi or '-'}", "cyan"),
                 Text(f"ESP {one.child_spis or '-'}", "magenta"),
-                f"{one.packets:,} packets",
                 Text("█" * filled + "░" * (BAR_WIDTH - filled), "green"),
                 f"{one.bits_a_second / 1e9:.2f} Gbit/s",
-                Text(f"{one.drops:,} dropped", "red" if one.drops else "dim"),
+                f"{one.packets:,} packets, {one.drops:,} dropped",
             )
         return table
 
