@@ -246,5 +246,5 @@ int main(void)
 			for (size_t bits = 16; bits <= 32; bits += 8)
 				cross(engine, ipsf_aead_find(ipsf_engine_name(j)), bits);
 	}
-	return check_summary("aead");
+	return check_summary("test_aead");
 }

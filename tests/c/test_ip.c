@@ -388,5 +388,5 @@ int main(void)
 	selectors_ipv6();
 	build_and_mend();
 	build_needs_room();
-	return check_summary("ip");
+	return check_summary("test_ip");
 }

@@ -129,5 +129,5 @@ int main(void)
 	sweep_keeps_order();
 	rooms_saturate();
 	texts_exist();
-	return check_summary("packet");
+	return check_summary("test_packet");
 }

@@ -203,5 +203,5 @@ int main(void)
 	random_walk(65536, 0, false, 7);
 	reconstruct_agrees();
 	wrap_over_2_32();
-	return check_summary("replay");
+	return check_summary("test_replay");
 }

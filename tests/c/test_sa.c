@@ -242,5 +242,5 @@ int main(void)
 	algorithm_table();
 	for (size_t i = 0; i < ipsf_engine_count(); i++)
 		workers_share_numbers(ipsf_engine_name(i));
-	return check_summary("sa");
+	return check_summary("test_sa");
 }

@@ -142,5 +142,5 @@ int main(void)
 {
 	beside_a_list();
 	beside_readers();
-	return check_summary("sad");
+	return check_summary("test_sad");
 }
