@@ -14,8 +14,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
 IPSECMB_SOURCE = "csrc/aead_ipsecmb.c"
-C_FLAGS = ["-O3", "-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla"]
+C_FLAGS = ["-O3", "-std=c11", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla"]
 CYTHON_FLAGS = ["-O2"]  # generated C is not written for our warnings
+PROBE_FLAGS = ["-Werror=implicit-function-declaration"]
 OPENSSL_PROBE = "#include <openssl/evp.h>\nint main(void) { return EVP_aes_128_gcm() == 0; }\n"
 IPSECMB_PROBE = "#include <intel-ipsec-mb.h>\nint main(void) { return alloc_mb_mgr(0) == 0; }\n"
 
@@ -44,6 +45,7 @@ class BuildExt(build_ext):
         archive = self._archive(sources, macros)
         for extension in self.extensions:
             extension.extra_objects.append(archive)
+            extension.depends.append(archive)
             extension.libraries += libraries
             extension.define_macros += macros
         super().build_extensions()
@@ -53,7 +55,7 @@ class BuildExt(build_ext):
             source = Path(folder, "probe.c")
             source.write_text(program)
             try:
-                objects = self.compiler.compile([str(source)], output_dir=folder)
+                objects = self.compiler.compile([str(source)], folder, extra_postargs=PROBE_FLAGS)
                 self.compiler.link_executable(objects, "probe", output_dir=folder, libraries=[library])
             except Exception as error:  # distutils has no common base for its compilers' errors
                 print(f"no usable {library}: {error}")

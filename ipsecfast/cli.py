@@ -8,10 +8,12 @@ click parses the command line: subcommands, options that follow from types, help
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -25,6 +27,7 @@ from ipsecfast.logs import LogFormat
 F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED, NO_GATEWAY = 1, 3
+EXTENSION_MODULES = ("ipsecfast.dataplane", "ipsecfast.library", "ipsecfast.values")
 
 FIRST_STEPS = """\b
 First steps:
@@ -68,17 +71,27 @@ def run(file: str, log_format: str, log_level: str) -> None:
     Device, routes and rules are there while it runs and gone afterwards.
     """
     config = _load_or_fail(file)
-    from ipsecfast.gateway import run_gateway  # needs the extension modules, a wrong file doesn't
+    gateway = _gateway_module()
     from ipsecfast.logs import set_up_logging
 
     set_up_logging(LogFormat(log_format), log_level)
     try:
-        run_gateway(config)
+        gateway.run_gateway(config)
     except ConfigError as error:
         _print_problems(error)
         sys.exit(FAILED)
     except IpsecError as error:
         fail(str(error))
+
+
+def _gateway_module() -> ModuleType:
+    """The gateway needs the extension modules; what else the command line does works without them."""
+    try:
+        return importlib.import_module("ipsecfast.gateway")
+    except ModuleNotFoundError as error:
+        if error.name in EXTENSION_MODULES:
+            fail("the extension modules are not built: pip install . in the source folder")
+        raise
 
 
 def _load_or_fail(file: str) -> GatewayConfig:
@@ -113,10 +126,9 @@ def check(file: str, as_json: bool) -> None:
         else:
             _print_problems(error)
         sys.exit(FAILED)
-    from ipsecfast.gateway import machine_warnings  # needs the extension modules, a wrong file doesn't
     from ipsecfast.summary import summary
 
-    warnings = [*config.warnings, *machine_warnings(config)]
+    warnings = [*config.warnings, *_gateway_module().machine_warnings(config)]
     if as_json:
         entry = {"file": file, "ok": True, "problems": [], "warnings": [asdict(one) for one in warnings]}
         click.echo(json.dumps(entry | {"summary": list(summary(config))}))
