@@ -130,8 +130,8 @@ int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp)
 }
 
 /* A port's receiving half belongs to one worker, its sending half to one (port.h). */
-static bool clashes(const struct ipsf_worker *other, const struct ipsf_port *inner, struct ipsf_port *const *outer, size_t n_outer,
-		    unsigned directions)
+static bool clashes(const struct ipsf_worker *other, const struct ipsf_port *inner, struct ipsf_port *const *outer,
+		    size_t n_outer, unsigned directions)
 {
 	const unsigned both = other->directions & directions;
 	bool clash = both && other->inner == inner;
@@ -357,7 +357,8 @@ static bool in_use(const struct ipsf_child *child)
 	return child->policies || child->sas;
 }
 
-/* Children that no policy and no SA needs leave the table. It is no harm if there is no memory to do it: the next one will. */
+/* Children that no policy and no SA needs leave the table. It is no harm if there is no memory to do it: the next one
+ * will. */
 static void sweep_children(struct ipsf_dataplane *dp)
 {
 	struct ipsf_children *old = children_of(dp), *table;
@@ -383,7 +384,8 @@ static void sweep_children(struct ipsf_dataplane *dp)
 	ipsf_epoch_retire(&dp->epoch, free, old);
 }
 
-/* First the children that new policies name, then the policies, then away with the children that none names any more. */
+/* First the children that new policies name, then the policies, then away with the children that none names any more.
+ * */
 static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *command)
 {
 	struct ipsf_spd *spd;
@@ -392,7 +394,7 @@ static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *com
 	const int status = ipsf_spd_compile(command->policies, command->n_policies, &spd);
 	if (status != IPSF_OK)
 		return status;
-	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK || count_policies(dp, command->policies, command->n_policies) != IPSF_OK ||
+	if (count_policies(dp, command->policies, command->n_policies) != IPSF_OK ||
 	    ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK) {
 		ipsf_spd_free(spd);
 		return IPSF_ENOMEM;
@@ -415,10 +417,11 @@ int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *c
 		[IPSF_CMD_RELEASE_HELD] = release_held,
 		[IPSF_CMD_PUBLISH_SPD] = publish_spd,
 	};
-	ipsf_epoch_collect(&dp->epoch);
 	if ((size_t)command->kind >= sizeof apply / sizeof apply[0])
 		return IPSF_EINVAL;
-	return apply[command->kind](dp, command);
+	const int status = apply[command->kind](dp, command);
+	ipsf_epoch_collect(&dp->epoch);
+	return status;
 }
 
 /* ---- events and status ---- */

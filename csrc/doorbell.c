@@ -19,7 +19,8 @@ void ipsf_doorbell_fini(struct ipsf_doorbell *bell)
 	bell->fd = -1;
 }
 
-/* write and read of an eventfd that doesn't block fail only when it is rung or silent already: that is what was wanted. */
+/* write and read of an eventfd that doesn't block fail only when it is rung or silent already: that is what was
+ * wanted. */
 void ipsf_doorbell_ring(struct ipsf_doorbell *bell)
 {
 	const uint64_t one = 1;
@@ -27,7 +28,8 @@ void ipsf_doorbell_ring(struct ipsf_doorbell *bell)
 		return;
 }
 
-/* First the descriptor, then the mark: a ring in between finds the mark still set, and the listener looks after this anyway. */
+/* First the descriptor, then the mark: a ring in between finds the mark still set, and the listener looks after this
+ * anyway. */
 void ipsf_doorbell_silence(struct ipsf_doorbell *bell)
 {
 	uint64_t count;

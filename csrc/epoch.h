@@ -1,8 +1,10 @@
 /*
  * When an old SA, SPD snapshot or path may be freed: quiescent state based reclamation.
  *
- * A worker uses what it loaded from a published pointer only until its next tick; one that sleeps is offline and uses nothing.
- * The control thread takes a thing out of every published pointer, retires it, and frees it when each worker has passed.
+ * A worker uses what it loaded from a published pointer only until its next tick; one that sleeps is offline and uses
+ * nothing.
+ * The control thread takes a thing out of every published pointer, retires it, and frees it when each worker has
+ * passed.
  * Published pointers are stored and loaded sequentially consistent (the default of C11): online() relies on it.
  */
 #ifndef IPSF_EPOCH_H
@@ -50,7 +52,8 @@ static inline void ipsf_epoch_offline(struct ipsf_epoch *epoch, unsigned worker)
 
 /* ---- control thread ---- */
 
-/* Makes sure that the next n calls of retire() find room: what can fail fails before anything is unpublished. IPSF_ENOMEM. */
+/* Makes sure that the next n calls of retire() find room: what can fail fails before anything is unpublished.
+ * IPSF_ENOMEM. */
 IPSF_MUST_CHECK int ipsf_epoch_reserve(struct ipsf_epoch *epoch, size_t n);
 void ipsf_epoch_retire(struct ipsf_epoch *epoch, void (*free)(void *what), void *what);
 /* Frees what all workers have passed; how many things still wait. */

@@ -1,7 +1,8 @@
 /*
  * What workers tell the control thread: one ring a worker.
  *
- * A record is a struct ipsf_event and, for an IKE message, its bytes. IKE messages leave a quarter of the ring to the small events,
+ * A record is a struct ipsf_event and, for an IKE message, its bytes. IKE messages leave a quarter of the ring to the
+ * small events,
  * so that a flood on the IKE port can't silence the SAs. Nothing here rings the doorbell: the worker does, once a pass.
  */
 #ifndef IPSF_EVENTS_H

@@ -1,7 +1,8 @@
 /*
  * Packets that wait for their Child SA: a bounded queue a child, owned by one outbound worker.
  *
- * Held packets are copies outside the pool: a child that never comes up must not starve the others of buffers. Allocates; it
+ * Held packets are copies outside the pool: a child that never comes up must not starve the others of buffers.
+ * Allocates; it
  * is not part of the hot path.
  */
 #ifndef IPSF_HOLD_H
@@ -38,8 +39,10 @@ void ipsf_hold_fini(struct ipsf_hold *hold);
 /* Does something wait for this child: then what follows must wait behind it. */
 bool ipsf_hold_has(const struct ipsf_hold *hold, uint32_t reqid);
 /* Copies the packet in; false: too many wait already. */
-IPSF_MUST_CHECK bool ipsf_hold_add(struct ipsf_hold *hold, const struct ipsf_child *child, const struct ipsf_packet *packet);
-/* Looks at every queue again: those with an active SA get ready, those that were released or lost their child are dropped,
+IPSF_MUST_CHECK bool ipsf_hold_add(struct ipsf_hold *hold, const struct ipsf_child *child,
+				   const struct ipsf_packet *packet);
+/* Looks at every queue again: those with an active SA get ready, those that were released or lost their child are
+ * dropped,
  * counted in drops[]. */
 void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *children, uint64_t drops[IPSF_DROP_COUNT]);
 /* Fills an empty batch with the oldest ready packets, each child's in their order; how many. */

@@ -33,7 +33,8 @@ struct ipsf_pipeline {
 	uint64_t drops[IPSF_DROP_COUNT + 1];      /* likewise; the last: IPSF_TAKEN */
 };
 
-/* From IP packets to what the outer ports carry: sealed ESP, or BYPASS packets marked IPSF_PACKET_CLEAR. Order is kept. */
+/* From IP packets to what the outer ports carry: sealed ESP, or BYPASS packets marked IPSF_PACKET_CLEAR. Order is
+ * kept. */
 void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch);
 /* From datagrams of the outer ports to IP packets; IKE messages become events. Order is kept. */
 void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch);

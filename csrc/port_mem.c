@@ -1,5 +1,6 @@
 /*
- * A pair of ports over memory: what one end sends the other receives, with path and TOS. Inner or outer port, any carrier.
+ * A pair of ports over memory: what one end sends the other receives, with path and TOS. Inner or outer port, any
+ * carrier.
  *
  * Each direction is a ring with one producer and one consumer. Copying in and out is the whole cost; the doorbell rings
  * only when the receiver had silenced it, that is, had found nothing.
@@ -221,7 +222,8 @@ int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_por
 	return IPSF_OK;
 }
 
-int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos)
+int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path,
+			 uint8_t tos)
 {
 	struct ipsf_port_memory *m = (struct ipsf_port_memory *)port;
 	struct record record = {.length = (uint32_t)length, .tos = tos};

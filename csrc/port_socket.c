@@ -37,13 +37,14 @@ static int set_options(int fd, uint8_t version, int type, uint32_t mark)
 		return IPSF_ESYS;
 	if (mark && ipsf_socket_option(fd, SOL_SOCKET, SO_MARK, (int)mark) != IPSF_OK)
 		return IPSF_ESYS;
-	if (version == 4)
-		return ipsf_socket_option(fd, IPPROTO_IP, IP_PKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IP, IP_RECVTOS, 1) ?
-		       IPSF_ESYS : IPSF_OK;
+	if (version == 4) {
+		const int status = ipsf_socket_option(fd, IPPROTO_IP, IP_PKTINFO, 1);
+		return status != IPSF_OK ? status : ipsf_socket_option(fd, IPPROTO_IP, IP_RECVTOS, 1);
+	}
 	if (type == SOCK_DGRAM && ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) != IPSF_OK) /* raw ones are anyway */
 		return IPSF_ESYS;
-	return ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1) || ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1) ?
-	       IPSF_ESYS : IPSF_OK;
+	const int status = ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+	return status != IPSF_OK ? status : ipsf_socket_option(fd, IPPROTO_IPV6, IPV6_RECVTCLASS, 1);
 }
 
 int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark, struct ipsf_port_socket **out)
@@ -106,7 +107,7 @@ static bool control_is(const struct cmsghdr *c, int level, int type)
 	return c->cmsg_level == level && c->cmsg_type == type;
 }
 
-/* Local address, TOS, stride and lost datagrams, as far as the kernel says. */
+/* Local address, TOS, stride and lost datagrams (a lost GRO datagram counts once), as far as the kernel says. */
 static void read_control(struct ipsf_socket_rx *rx, struct msghdr *header, struct ipsf_received *received,
 			 uint64_t drops[IPSF_DROP_COUNT])
 {
@@ -146,8 +147,13 @@ static unsigned post_buffers(struct ipsf_socket_rx *rx)
 /* Errors that a later receive will not see: reports of earlier sends, an interface that comes and goes. */
 static bool passing(int error)
 {
-	return error == EAGAIN || error == EINTR || error == ECONNREFUSED || error == ENETDOWN || error == ENETUNREACH ||
-	       error == EHOSTUNREACH || error == EHOSTDOWN || error == EMSGSIZE || error == EPROTO || error == ENOBUFS || error == ENOMEM;
+	switch (error) {
+	case EAGAIN: case EINTR: case ENOBUFS: case ENOMEM:
+	case ECONNREFUSED: case ENETDOWN: case ENETUNREACH: case EHOSTUNREACH: case EHOSTDOWN: case EMSGSIZE: case EPROTO:
+		return true;
+	default:
+		return false;
+	}
 }
 
 static int fetch(struct ipsf_port_socket *s, uint64_t drops[IPSF_DROP_COUNT])
@@ -287,7 +293,8 @@ static void add_control(struct msghdr *header, int level, int type, const void *
 }
 
 /* Source address, TOS, and where several datagrams leave as one their size. */
-static void write_control(const struct ipsf_port_socket *s, const struct ipsf_packet *packet, unsigned count, struct msghdr *header)
+static void write_control(const struct ipsf_port_socket *s, const struct ipsf_packet *packet, unsigned count,
+			  struct msghdr *header)
 {
 	const int tos = packet->tos;
 	const uint16_t size = (uint16_t)packet->length;
@@ -332,8 +339,8 @@ static unsigned run_length(const struct ipsf_socket_tx *tx, struct ipsf_packet *
 }
 
 /* Message number m holds count packets from packets[first]; vector: count of them. */
-static void fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *vector, struct ipsf_packet *const *packets,
-			 unsigned first, unsigned count)
+static void fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *vector,
+			 struct ipsf_packet *const *packets, unsigned first, unsigned count)
 {
 	struct ipsf_socket_tx *tx = &s->tx;
 	for (unsigned i = 0; i < count; i++)
@@ -341,7 +348,8 @@ static void fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *v
 	tx->first[m] = first;
 	tx->count[m] = count;
 	struct msghdr *header = &tx->message[m].msg_hdr;
-	*header = (struct msghdr){.msg_name = &tx->address[m], .msg_iov = vector, .msg_iovlen = count, .msg_control = tx->control[m]};
+	*header = (struct msghdr){.msg_name = &tx->address[m], .msg_iov = vector, .msg_iovlen = count,
+				  .msg_control = tx->control[m]};
 	header->msg_namelen = address_to(s, packets[first]->path, &tx->address[m]);
 	write_control(s, packets[first], count, header);
 }
@@ -426,16 +434,15 @@ static void send_clear(struct ipsf_port_socket *s, struct ipsf_packet *packet)
 /* As many messages as share the first packet's DF; how many packets they hold. */
 static unsigned send_some(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned n)
 {
-	const uint8_t df = packets[0]->flags & IPSF_PACKET_DF;
+	const uint8_t kind = IPSF_PACKET_DF | IPSF_PACKET_CLEAR, df = packets[0]->flags & IPSF_PACKET_DF;
+	const unsigned most = n < IPSF_BATCH_MAX ? n : IPSF_BATCH_MAX;
 	unsigned messages = 0, used = 0;
 	if (packets[0]->flags & IPSF_PACKET_CLEAR) {
 		send_clear(s, packets[0]);
 		return 1;
 	}
-	while (used < n && messages < IPSF_BATCH_MAX && used < IPSF_BATCH_MAX && (packets[used]->flags & IPSF_PACKET_DF) == df &&
-	       !(packets[used]->flags & IPSF_PACKET_CLEAR)) {
-		const unsigned left = n - used < IPSF_BATCH_MAX - used ? n - used : IPSF_BATCH_MAX - used;
-		const unsigned count = run_length(&s->tx, packets + used, left);
+	while (used < most && (packets[used]->flags & kind) == df) {
+		const unsigned count = run_length(&s->tx, packets + used, most - used);
 		fill_message(s, messages++, s->tx.vector + used, packets, used, count);
 		used += count;
 	}

@@ -1,7 +1,8 @@
 /*
  * What the UDP port and the raw ESP port share: many datagrams a system call, addresses and TOS beside them.
  *
- * Receiving: recvmmsg into buffers of the worker's pool; a GRO datagram is cut by its stride, its segments share the buffer.
+ * Receiving: recvmmsg into buffers of the worker's pool; a GRO datagram is cut by its stride, its segments share the
+ * buffer.
  * What doesn't fit the batch waits here, with its buffers, for the next call.
  * Sending: neighbours of equal path, TOS, DF and size leave as one GSO datagram (UDP), all of them by few sendmmsg.
  * The receiving and the sending thread touch different halves of the struct.
@@ -65,8 +66,10 @@ struct ipsf_port_socket {
 	struct ipsf_socket_tx tx __attribute__((aligned(IPSF_CACHE_LINE)));
 };
 
-/* A socket of that kind with all options that both need, in a port without name and ops. IPSF_ENOMEM, IPSF_ESYS (errno). */
-IPSF_MUST_CHECK int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark, struct ipsf_port_socket **out);
+/* A socket of that kind with all options that both need, in a port without name and ops. IPSF_ENOMEM, IPSF_ESYS
+ * (errno). */
+IPSF_MUST_CHECK int ipsf_port_socket_new(uint8_t version, int type, int protocol, uint32_t mark,
+					 struct ipsf_port_socket **out);
 void ipsf_port_socket_free(struct ipsf_port *port);
 int ipsf_port_socket_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
 void ipsf_port_socket_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);

@@ -1,5 +1,6 @@
 /*
- * A TUN device: the inner port of a gateway. One packet a system call (IFF_VNET_HDR, which carries super-packets, and more
+ * A TUN device: the inner port of a gateway. One packet a system call (IFF_VNET_HDR, which carries super-packets, and
+ * more
  * queues change only what is in this file: the descriptor has a segment_size).
  */
 #define _GNU_SOURCE

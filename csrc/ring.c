@@ -57,7 +57,8 @@ static void copy_out(const struct ipsf_ring *ring, size_t at, void *to, size_t n
 		memcpy((uint8_t *)to + first, ring->bytes, n - first);
 }
 
-bool ipsf_ring_put(struct ipsf_ring *ring, const void *header, size_t header_size, const void *data, size_t length, size_t reserve)
+bool ipsf_ring_put(struct ipsf_ring *ring, const void *header, size_t header_size, const void *data, size_t length,
+		   size_t reserve)
 {
 	const size_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 	const size_t used = tail - atomic_load_explicit(&ring->head, memory_order_acquire);

@@ -2,8 +2,10 @@
  * The compiled SPD: tuple space search (Srinivasan et al. 1999) with tuples merged as long as few rules collide
  * (TupleMerge, Daly et al. 2019).
  *
- * A tuple says how many leading bits of each field a hash table looks at. Each rule stands once, in one table whose tuple is
- * not longer than the rule's own (the common prefix of its range), and is compared in full when its slot is hit; so ranges
+ * A tuple says how many leading bits of each field a hash table looks at. Each rule stands once, in one table whose
+ * tuple is
+ * not longer than the rule's own (the common prefix of its range), and is compared in full when its slot is hit; so
+ * ranges
  * cost no more memory than prefixes. A lookup probes the tables in the order of their lowest rule and stops when no
  * later one can win. Memory: some 100 bytes a rule.
  */
@@ -313,7 +315,8 @@ static bool same_addresses_and_protocol(const struct rule *a, const struct rule 
 	       memcmp(&a->last, &b->last, addresses) == 0;
 }
 
-/* How many rules share the hashed bits of rule index in this table; *twin: one of them has the same addresses and protocol. */
+/* How many rules share the hashed bits of rule index in this table; *twin: one of them has the same addresses and
+ * protocol. */
 static unsigned crowd(const struct table *table, const struct rule *rules, uint32_t index, bool *twin)
 {
 	const uint32_t tag = tag_of(table, &rules[index].first);
@@ -337,8 +340,8 @@ static struct table *table_of_tuple(const struct view *view, const struct tuple 
 }
 
 /* The least crowded table that may take the rule, if it isn't crowded; else one of a longer tuple, made if need be. */
-static int choose_table(struct view *view, const struct rule *rules, uint32_t index, const struct tuple *natural, bool ipv6,
-			struct table **out, bool *twin)
+static int choose_table(struct view *view, const struct rule *rules, uint32_t index, const struct tuple *natural,
+			bool ipv6, struct table **out, bool *twin)
 {
 	unsigned least = CROWD_MAX;
 	*out = NULL;
@@ -359,7 +362,8 @@ static int choose_table(struct view *view, const struct rule *rules, uint32_t in
 	return *out ? IPSF_OK : view_new_table(view, natural, index, out);
 }
 
-/* Rules come in ascending order. A later fragment never reaches a rule that has an earlier twin, so that one is left out. */
+/* Rules come in ascending order. A later fragment never reaches a rule that has an earlier twin, so that one is left
+ * out. */
 static int view_add(struct view *view, const struct rule *rules, uint32_t index, bool ipv6, bool fragments)
 {
 	const struct tuple natural = natural_tuple(&rules[index], ipv6, fragments);
@@ -457,7 +461,8 @@ uint64_t ipsf_spd_generation(const struct ipsf_spd *spd)
 
 /* ---- lookup ---- */
 
-static uint32_t first_match(const struct rule *rules, const struct view *view, const struct key *key, enum ipsf_ports ports)
+static uint32_t first_match(const struct rule *rules, const struct view *view, const struct key *key,
+			    enum ipsf_ports ports)
 {
 	uint32_t best = EMPTY;
 	for (uint32_t i = 0; i < view->n && view->tables[i].lowest < best; i++) {
@@ -495,7 +500,8 @@ struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ip
 				      .flags = rule->flags, .drop = drop_of(rule, ports)};
 }
 
-/* Protocols whose header begins with what a port selector can name: TCP, UDP, DCCP, SCTP, UDP-Lite; ICMP's type and code; MH's type. */
+/* Protocols whose header begins with what a port selector can name: TCP, UDP, DCCP, SCTP, UDP-Lite; ICMP's type and
+ * code; MH's type. */
 static bool has_ports(uint8_t protocol)
 {
 	switch (protocol) {

@@ -2,7 +2,8 @@
  * The SPD for outbound packets (RFC 4301 s4.4.1): an immutable compiled snapshot, and a cache of exact flows a worker.
  *
  * A snapshot is made by the control thread, read by every worker between two of its epoch ticks, and never changes.
- * A flow cache belongs to one worker; its entries carry the snapshot's generation, so a new snapshot empties it at once.
+ * A flow cache belongs to one worker; its entries carry the snapshot's generation, so a new snapshot empties it at
+ * once.
  */
 #ifndef IPSF_SPD_H
 #define IPSF_SPD_H
@@ -16,7 +17,8 @@ enum ipsf_ports {
 	IPSF_PORTS_HIDDEN, /* a later fragment: they stood in the first one */
 };
 
-/* What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise. */
+/* What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise.
+ * */
 struct ipsf_flow {
 	uint8_t source[16], destination[16];
 	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both; 0 unless known */
@@ -39,7 +41,8 @@ struct ipsf_decision {
 void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow);
 
 /*
- * The first policy that matches. A later fragment matches by addresses and protocol; if the first such policy asks for ports,
+ * The first policy that matches. A later fragment matches by addresses and protocol; if the first such policy asks
+ * for ports,
  * the answer is FRAGMENT, for the ports that would decide can't be seen (RFC 4301 s7).
  */
 struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ipsf_flow *flow);

@@ -1,7 +1,8 @@
 /*
  * Counters of one worker: the worker alone writes, anybody reads at any time (relaxed atomics, no lock).
  *
- * What holds whenever the worker rests: received = sent + dropped (all reasons) + consumed + held, over both directions.
+ * What holds whenever the worker rests: received = sent + dropped (all reasons) + consumed + held, over both
+ * directions.
  */
 #ifndef IPSF_STATS_H
 #define IPSF_STATS_H

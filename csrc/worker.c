@@ -63,8 +63,8 @@ static int make_parts(struct ipsf_worker *worker)
 	return IPSF_OK;
 }
 
-int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, struct ipsf_port *const *outer, size_t n_outer,
-		    unsigned directions, struct ipsf_worker **out)
+int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, struct ipsf_port *const *outer,
+		    size_t n_outer, unsigned directions, struct ipsf_worker **out)
 {
 	const unsigned both = IPSF_WORKER_OUTBOUND | IPSF_WORKER_INBOUND;
 	if (n_outer > IPSF_OUTER_MAX || directions == 0 || (directions & ~both))
@@ -141,6 +141,14 @@ static struct ipsf_port *way_out(const struct ipsf_worker *worker, const struct 
 	return packet->flags & IPSF_PACKET_CLEAR ? worker->clear[packet->version == 6] : worker->carrier[packet->carrier];
 }
 
+static void refuse(struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const bool clear = packets[i]->flags & IPSF_PACKET_CLEAR;
+		packets[i]->drop = clear ? IPSF_DROP_NO_BYPASS_PORT : IPSF_DROP_NO_CARRIER;
+	}
+}
+
 static void send_outer(struct ipsf_worker *worker)
 {
 	struct ipsf_batch *batch = worker->batch;
@@ -148,12 +156,10 @@ static void send_outer(struct ipsf_worker *worker)
 		struct ipsf_port *port = way_out(worker, batch->packet[i]);
 		for (n = 1; i + n < batch->n && way_out(worker, batch->packet[i + n]) == port;)
 			n++;
-		if (port) {
+		if (port)
 			port->ops->send(port, batch->packet + i, n);
-			continue;
-		}
-		for (unsigned k = i; k < i + n; k++)
-			batch->packet[k]->drop = batch->packet[k]->flags & IPSF_PACKET_CLEAR ? IPSF_DROP_NO_BYPASS_PORT : IPSF_DROP_NO_CARRIER;
+		else
+			refuse(batch->packet + i, n);
 	}
 }
 

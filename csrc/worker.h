@@ -1,5 +1,6 @@
 /*
- * A worker: one thread's loop between an inner port and outer ports, in one direction or both. The only place that waits,
+ * A worker: one thread's loop between an inner port and outer ports, in one direction or both. The only place that
+ * waits,
  * and that reads the clock.
  */
 #ifndef IPSF_WORKER_H
@@ -37,8 +38,9 @@ struct ipsf_worker {
  * index: its number in epochs and keys. published, epoch and event_bell are the data plane's, the ports the caller's.
  * IPSF_EINVAL, IPSF_ENOMEM, IPSF_ESYS.
  */
-IPSF_MUST_CHECK int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, struct ipsf_port *const *outer,
-				    size_t n_outer, unsigned directions, struct ipsf_worker **worker);
+IPSF_MUST_CHECK int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner,
+				    struct ipsf_port *const *outer, size_t n_outer, unsigned directions,
+				    struct ipsf_worker **worker);
 /* Its thread has ended. Ports give back the buffers they keep. */
 void ipsf_worker_free(struct ipsf_worker *worker);
 /* Any thread: looks again at what it holds. */

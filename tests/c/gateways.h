@@ -1,7 +1,8 @@
 /*
  * Two data planes back to back over memory, driven by steps or by threads:
  *
- *     test -- a.inside | A | a.outside -- b.outside | B | b.inside -- test        10.1.0.0/16  192.0.2.1 -- 192.0.2.2  10.2.0.0/16
+ *     test -- a.inside | A | a.outside -- b.outside | B | b.inside -- test        10.1.0.0/16  192.0.2.1 -- 192.0.2.2
+ *  10.2.0.0/16
  */
 #ifndef IPSF_TEST_GATEWAYS_H
 #define IPSF_TEST_GATEWAYS_H

@@ -1,4 +1,5 @@
-/* The ring of events keeps order and bytes, refuses what doesn't fit, keeps room for small events; doorbell and rate limit. */
+/* The ring of events keeps order and bytes, refuses what doesn't fit, keeps room for small events; doorbell and rate
+ * limit. */
 #include "events.h"
 
 #include <poll.h>

@@ -1,4 +1,5 @@
-/* Both journeys step by step over memory: what passes, what is dropped and why, what is told, and that nothing vanishes. */
+/* Both journeys step by step over memory: what passes, what is dropped and why, what is told, and that nothing
+ * vanishes. */
 #include "gateways.h"
 
 static unsigned take_events(struct gateway *g, uint32_t kind, struct ipsf_event *last)
@@ -206,7 +207,8 @@ static void notices(void)
 	end(&a, &b);
 }
 
-/* A NAT on the way gives the peer another port: told once for each new one, and only for the newest authentic packet. */
+/* A NAT on the way gives the peer another port: told once for each new one, and only for the newest authentic packet.
+ * */
 static void moving_peer(void)
 {
 	struct gateway a, b;
@@ -234,7 +236,8 @@ static void moving_peer(void)
 	end(&a, &b);
 }
 
-/* Transport mode out of the middle of a GRO datagram: there is no headroom, the packet is moved to where there is some. */
+/* Transport mode out of the middle of a GRO datagram: there is no headroom, the packet is moved to where there is
+ * some. */
 static void wall_to_wall(void)
 {
 	struct gateway a, b;

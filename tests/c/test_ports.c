@@ -1,6 +1,8 @@
 /*
- * The ports, each with its real other end: memory with memory, UDP and raw ESP over loopback, TUN with the kernel's own UDP.
- * All in a network namespace of its own; where none can be made only what needs no privilege is tried, and the rest is named.
+ * The ports, each with its real other end: memory with memory, UDP and raw ESP over loopback, TUN with the kernel's
+ * own UDP.
+ * All in a network namespace of its own; where none can be made only what needs no privilege is tried, and the rest
+ * is named.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -271,7 +273,8 @@ static void turn_round(uint8_t *ip)
 
 static unsigned echoed;
 
-/* Packets for 10.9.0.2 come out of the device; turned round they go back in, and arrive at the socket that sent them. */
+/* Packets for 10.9.0.2 come out of the device; turned round they go back in, and arrive at the socket that sent them.
+ * */
 static void echo(const struct ipsf_packet *packet, unsigned index)
 {
 	(void)index;

@@ -68,7 +68,8 @@ static void ignore_events(struct gateway *g)
 		;
 }
 
-/* RFC 7296 s2.8 in the order of a rekey: the new pair, the new policies, the switch, and the old pair away when it is empty. */
+/* RFC 7296 s2.8 in the order of a rekey: the new pair, the new policies, the switch, and the old pair away when it is
+ * empty. */
 static void rekey(struct stream *s, uint32_t old)
 {
 	const struct ipsf_policy policy = protect_policy(s->from->net, 1, 0);
@@ -153,7 +154,8 @@ static void woken_by_activation(void)
 	gateway_free(&b);
 }
 
-/* SAs, policies and paths come and go as fast as they can while packets look them up; most are dropped, none vanishes. */
+/* SAs, policies and paths come and go as fast as they can while packets look them up; most are dropped, none
+ * vanishes. */
 static void commands_against_packets(void)
 {
 	struct gateway a, b;
