@@ -124,13 +124,21 @@ static uint16_t port_number(const struct ipsf_port *port)
 	return ((const struct ipsf_port_socket *)port)->port_number;
 }
 
+/* A kernel without IPv6 is an excuse, nothing else is. */
+static bool lacks_family(int status, uint8_t version)
+{
+	if (status == IPSF_OK)
+		return false;
+	printf("test_ports: no port over IPv%u: %s\n", version, strerror(errno));
+	CHECK(errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL);
+	return true;
+}
+
 static void udp(uint8_t version)
 {
 	struct ipsf_port *a, *b;
-	if (ipsf_port_udp_new(version, 0, 0, &a) != IPSF_OK) {
-		printf("test_ports: no UDP over IPv%u here: %s\n", version, strerror(errno));
+	if (lacks_family(ipsf_port_udp_new(version, 0, 0, &a), version))
 		return;
-	}
 	CHECK(ipsf_port_udp_new(version, 0, 0, &b) == IPSF_OK);
 	const struct ipsf_path path = loopback(version, port_number(a), port_number(b));
 	const struct ipsf_path back = loopback(version, port_number(b), port_number(a));
@@ -194,14 +202,49 @@ static void unreachable(void)
 	drops[IPSF_DROP_PORT_ERROR] = 0;
 }
 
+static void set_loopback_mtu(int mtu)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_mtu = mtu};
+	const int fd = socket(AF_INET, SOCK_DGRAM, 0);
+	CHECK(ioctl(fd, SIOCSIFMTU, &request) == 0);
+	close(fd);
+}
+
+/* Larger than the MTU: with DF each is refused as MTU; without, what can't leave as segments leaves in fragments. */
+static void too_large_for_the_path(void)
+{
+	struct ipsf_port *a, *b;
+	CHECK(ipsf_port_udp_new(4, 0, 0, &a) == IPSF_OK && ipsf_port_udp_new(4, 0, 0, &b) == IPSF_OK);
+	const struct ipsf_path path = loopback(4, port_number(a), port_number(b));
+	set_loopback_mtu(1500);
+	for (uint8_t i = 0; i < 10; i++) {
+		prepare(&path, 2000, i)->flags = IPSF_PACKET_DF;
+		prepare(&path, 1000, i)->flags = IPSF_PACKET_DF;
+	}
+	send_all(a);
+	for (unsigned i = 0; i < outgoing.n; i++)
+		CHECK(outgoing.packet[i]->drop == (i % 2 ? IPSF_DROP_NONE : IPSF_DROP_MTU));
+	ipsf_batch_clear(&outgoing);
+	for (unsigned got = 0; got < 10 && wait_for(b->fd); got += batch.n, ipsf_batch_clear(&batch))
+		CHECK(b->ops->recv(b, &batch, drops) > 0 && batch.packet[0]->length == 1000);
+	for (uint8_t i = 0; i < 10; i++)
+		prepare(&path, 2000, (uint8_t)(i + 1));
+	round_trip(a, b, &path, 0, 0);
+	for (uint8_t i = 0; i < 10; i++) /* and afterwards segments again */
+		prepare(&path, 1400, (uint8_t)(i + 1));
+	round_trip(a, b, &path, 0, IPSF_PACKET_DF);
+	set_loopback_mtu(65536);
+	b->ops->drain(b);
+	ipsf_port_free(a);
+	ipsf_port_free(b);
+}
+
 /* Loopback brings a raw socket's own packets back to it: what one side sends it receives. */
 static void raw(uint8_t version)
 {
 	struct ipsf_port *esp;
-	if (ipsf_port_raw_new(version, 0, &esp) != IPSF_OK) {
-		printf("test_ports: no raw ESP over IPv%u here: %s\n", version, strerror(errno));
+	if (lacks_family(ipsf_port_raw_new(version, 0, &esp), version))
 		return;
-	}
 	const struct ipsf_path path = loopback(version, 0, 0);
 	datagrams(esp, esp, &path, 1400);
 	esp->ops->drain(esp);
@@ -383,6 +426,7 @@ int main(void)
 	burst();
 	unreachable();
 	if (own) {
+		too_large_for_the_path();
 		raw(4);
 		raw(6);
 		clear();
