@@ -65,6 +65,9 @@ class BuildExt(build_ext):
     def _archive(self, sources: list[str], macros: list[tuple[str, str]]) -> str:
         folder = Path(self.build_temp, "with-ipsecmb" if macros else "without-ipsecmb")
         archive = str(folder / self.compiler.library_filename("ipsf"))
+        for other in Path(self.build_temp).glob("with*/*.a"):
+            if str(other) != archive:  # so that it is new, and linked anew, should its engines come back
+                other.unlink()
         if self.force or newer_group([*sources, *DEPENDS], archive, "newer"):
 
             def compile_one(source: str) -> list[str]:
