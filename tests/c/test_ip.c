@@ -127,6 +127,11 @@ static void ipv6_extensions(void)
 	CHECK(verdict(ip, length, NULL) == IPSF_DROP_MALFORMED);
 	length = make_ipv6(ip, IPSF_PROTO_DSTOPTS, 400); /* all zero: headers of 8 bytes that name hop-by-hop options, for ever */
 	CHECK(verdict(ip, length, NULL) == IPSF_DROP_MALFORMED);
+	ip[40 + 7 * 8] = IPSF_PROTO_UDP; /* the eighth names UDP: as many as we walk */
+	CHECK(verdict(ip, length, &p) == IPSF_DROP_NONE && p.protocol == IPSF_PROTO_UDP && p.transport == 40 + 8 * 8);
+	ip[40 + 7 * 8] = IPSF_PROTO_DSTOPTS;
+	ip[40 + 8 * 8] = IPSF_PROTO_UDP;
+	CHECK(verdict(ip, length, NULL) == IPSF_DROP_MALFORMED);
 	length = make_ipv6(ip, IPSF_PROTO_NONE, 0);
 	CHECK(verdict(ip, length, &p) == IPSF_DROP_NONE && p.protocol == IPSF_PROTO_NONE);
 	length = make_ipv6(ip, IPSF_PROTO_MOBILITY, 8);
@@ -357,6 +362,22 @@ static void build_and_mend(void)
 	}
 }
 
+/* RFC 768: a sum of zero is sent as all ones, for zero says that there is none. */
+static void udp_zero(void)
+{
+	uint8_t ip[64];
+	struct ipsf_packet p = {.data = ip, .length = make_ipv4(ip, IPSF_PROTO_UDP, 16)};
+	uint32_t sum;
+
+	CHECK(ipsf_ip_parse(&p));
+	ipsf_write16(ip + 26, 1);
+	ipsf_ip_mend_checksum(&p);
+	sum = (uint32_t)ipsf_read16(ip + 26) + ipsf_read16(ip + 34);
+	ipsf_write16(ip + 34, (uint16_t)(sum + (sum >> 16))); /* the last word takes what the checksum had to make up for */
+	ipsf_ip_mend_checksum(&p);
+	CHECK(ipsf_read16(ip + 26) == 0xffff && transport_sum(&p) == 0);
+}
+
 static void build_needs_room(void)
 {
 	static uint8_t bytes[70000];
@@ -387,6 +408,7 @@ int main(void)
 	selectors();
 	selectors_ipv6();
 	build_and_mend();
+	udp_zero();
 	build_needs_room();
 	return check_summary("test_ip");
 }
