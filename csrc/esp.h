@@ -25,6 +25,13 @@ static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t s
 	memcpy(op->nonce + 4, iv, IPSF_ESP_IV);
 }
 
+/*
+ * ipsf_esp_decap() of datagrams that stand at sources[i], which stay as they are: the inner packet comes to packets[i]->data, where
+ * there is room for as many bytes. sources NULL: in place.
+ */
+unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
+			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved);
+
 /* True the first time any of the notices is raised for an SA; *told remembers. */
 static inline unsigned ipsf_notice_once(_Atomic uint32_t *told, unsigned notices)
 {

@@ -11,7 +11,7 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 }
 
 /* s3.4.2 and s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
-static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, const uint8_t *esp)
 {
 	if (packet->length < ESP_MIN)
 		return refuse(packet, IPSF_DROP_TOO_SHORT);
@@ -19,40 +19,41 @@ static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *pack
 		return refuse(packet, IPSF_DROP_TOO_LONG);
 	if (packet->length % IPSF_ESP_ALIGN) /* s2.4: header, IV and ICV are multiples of 4, so the text must be one */
 		return refuse(packet, IPSF_DROP_MALFORMED);
-	packet->sequence = ipsf_replay_reconstruct(sa->replay, ipsf_read32(packet->data + 4));
-	if (!ipsf_replay_check(sa->replay, packet->sequence))
+	packet->sequence = ipsf_window_reconstruct(sa->replay, ipsf_read32(esp + 4));
+	if (!ipsf_window_check(sa->replay, packet->sequence))
 		return refuse(packet, IPSF_DROP_REPLAY);
 	return true;
 }
 
-static void prepare(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, struct ipsf_aead_op *op)
+static void prepare(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet, uint8_t *esp, struct ipsf_aead_op *op)
 {
-	uint8_t *esp = packet->data;
-
 	ipsf_esp_op(op, sa->spi, packet->sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
-	op->source = op->destination = esp + IPSF_ESP_TEXT;
+	op->source = esp + IPSF_ESP_TEXT;
+	op->destination = packet->data + IPSF_ESP_TEXT;
 	op->length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
 	op->icv = esp + packet->length - IPSF_ICV_SIZE;
 }
 
 /* s3.4.4.1: opens the run; authentic packets stand in opened[], their number is returned. */
-static unsigned open_run(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
-			 struct ipsf_packet **opened)
+static unsigned open_run(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, uint8_t *const *sources,
+			 unsigned n, struct ipsf_packet **opened)
 {
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
 	unsigned k = 0, authentic = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		if (!check_sequence(sa, packets[i]))
+		uint8_t *esp = sources ? sources[i] : packets[i]->data;
+
+		if (!check_sequence(sa, packets[i], esp))
 			continue;
-		prepare(sa, packets[i], &ops[k]);
+		prepare(sa, packets[i], esp, &ops[k]);
 		opened[k++] = packets[i];
 	}
 	sa->engine->open(sa->key, worker, ops, k);
 	for (unsigned i = 0; i < k; i++) {
 		if (!ops[i].ok)
 			refuse(opened[i], IPSF_DROP_INTEGRITY);
-		else if (!ipsf_replay_update(sa->replay, opened[i]->sequence)) /* twice in one batch */
+		else if (!ipsf_window_update(sa->replay, opened[i]->sequence)) /* twice in one batch */
 			refuse(opened[i], IPSF_DROP_REPLAY);
 		else
 			opened[authentic++] = opened[i];
@@ -208,6 +209,12 @@ static void count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
 unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
 			struct ipsf_path *moved)
 {
+	return ipsf_esp_decap_from(sa, worker, packets, NULL, n, moved);
+}
+
+unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
+			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved)
+{
 	struct ipsf_packet *opened[IPSF_BATCH_MAX];
 	unsigned authentic = 0, notices = 0;
 	uint64_t bytes = 0;
@@ -216,7 +223,7 @@ unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_pack
 		for (unsigned i = 0; i < n; i++)
 			refuse(packets[i], IPSF_DROP_SA_EXPIRED);
 	else
-		authentic = open_run(sa, worker, packets, n, opened);
+		authentic = open_run(sa, worker, packets, sources, n, opened);
 	for (unsigned i = 0; i < authentic; i++) {
 		notices |= follow(sa, opened[i], moved);
 		bytes += finish(sa, opened[i]);

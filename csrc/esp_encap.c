@@ -54,6 +54,7 @@ static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *p
 /* s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header. False: the packet has no room for ESP. */
 static bool add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
 {
+	static const uint8_t padding[IPSF_ESP_ALIGN - 1] = { 1, 2, 3 };
 	bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
 	unsigned pad = (unsigned)-(packet->length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
 	uint8_t *end = packet->data + packet->length;
@@ -61,8 +62,7 @@ static bool add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet
 	if (packet->headroom < IPSF_ESP_TEXT || packet->tailroom < pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE ||
 	    packet->length > ESP_MAX - IPSF_ESP_ROOM)
 		return false;
-	for (unsigned i = 0; i < pad; i++)
-		end[i] = (uint8_t)(i + 1);
+	memcpy(end, padding, sizeof padding); /* always all: what is too much is overwritten by what follows */
 	end[pad] = (uint8_t)pad;
 	end[pad + 1] = !tunnel ? packet->protocol : packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
 	packet->length += pad + IPSF_ESP_TRAILER;

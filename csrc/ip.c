@@ -146,11 +146,6 @@ bool ipsf_ip_parse(struct ipsf_packet *packet)
 	return refuse(packet, IPSF_DROP_MALFORMED);
 }
 
-uint8_t ipsf_ip_tos(const struct ipsf_packet *packet)
-{
-	return packet->version == 4 ? packet->data[1] : (uint8_t)(ipsf_read16(packet->data) >> 4);
-}
-
 void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos)
 {
 	uint8_t *ip = packet->data;
@@ -164,58 +159,6 @@ void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos)
 	} else {
 		ipsf_write16(ip, (uint16_t)((ipsf_read16(ip) & 0xf00fu) | (unsigned)tos << 4));
 	}
-}
-
-uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp)
-{
-	return (uint8_t)((copy_dscp ? inner_tos & 0xfcu : 0u) | (copy_ecn ? inner_tos & 3u : 0u));
-}
-
-int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp)
-{
-	/* RFC 6040 s4.2, figure 4: [inner][outer], columns Not-ECT, ECT(1), ECT(0), CE in the order of their codes. */
-	static const int8_t table[4][4] = {
-		[IPSF_NOT_ECT] = { IPSF_NOT_ECT, IPSF_NOT_ECT, IPSF_NOT_ECT, -1 },
-		[IPSF_ECT1] = { IPSF_ECT1, IPSF_ECT1, IPSF_ECT1, IPSF_CE },
-		[IPSF_ECT0] = { IPSF_ECT0, IPSF_ECT1, IPSF_ECT0, IPSF_CE },
-		[IPSF_CE] = { IPSF_CE, IPSF_CE, IPSF_CE, IPSF_CE },
-	};
-	int ecn = copy_ecn ? table[inner_tos & 3][outer_tos & 3] : inner_tos & 3;
-
-	if (ecn < 0)
-		return -1;
-	return ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
-}
-
-static bool in_range(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
-{
-	if (selector->first.version != version)
-		return false;
-	if (version == 4) {
-		uint32_t a = ipsf_read32(address);
-
-		return a >= ipsf_read32(selector->first.bytes) && a <= ipsf_read32(selector->last.bytes);
-	}
-	return memcmp(address, selector->first.bytes, 16) >= 0 && memcmp(address, selector->last.bytes, 16) <= 0;
-}
-
-static bool port_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, uint16_t port)
-{
-	bool any = selector->port_first == 0 && selector->port_last == UINT16_MAX;
-	bool opaque = selector->port_first == UINT16_MAX && selector->port_last == 0;
-
-	if (any)
-		return true;
-	if (!ipsf_ip_shows_ports(packet))
-		return opaque;
-	return port >= selector->port_first && port <= selector->port_last;
-}
-
-bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, const uint8_t *address,
-			   uint16_t port)
-{
-	return (!selector->protocol || selector->protocol == packet->protocol) &&
-	       in_range(selector, packet->version, address) && port_matches(selector, packet, port);
 }
 
 uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum)

@@ -38,7 +38,11 @@ enum ipsf_ecn { IPSF_NOT_ECT = 0, IPSF_ECT1 = 1, IPSF_ECT0 = 2, IPSF_CE = 3 };
 IPSF_MUST_CHECK bool ipsf_ip_parse(struct ipsf_packet *packet);
 
 /* DSCP and ECN of a parsed packet. */
-uint8_t ipsf_ip_tos(const struct ipsf_packet *packet);
+static inline uint8_t ipsf_ip_tos(const struct ipsf_packet *packet)
+{
+	return packet->version == 4 ? packet->data[1] : (uint8_t)(ipsf_read16(packet->data) >> 4);
+}
+
 /* Replaces DSCP and ECN; the IPv4 checksum follows (RFC 1624). */
 void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos);
 
@@ -54,15 +58,60 @@ static inline const uint8_t *ipsf_ip_destination(const struct ipsf_packet *packe
 }
 
 /* Outer DSCP and ECN from inner ones: RFC 6040 s4.1, normal mode where copy_ecn, else compatibility mode. */
-uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp);
+static inline uint8_t ipsf_ecn_encap(uint8_t inner_tos, bool copy_ecn, bool copy_dscp)
+{
+	return (uint8_t)((copy_dscp ? inner_tos & 0xfcu : 0u) | (copy_ecn ? inner_tos & 3u : 0u));
+}
+
 /* Inner DSCP and ECN after decapsulation, RFC 6040 s4.2; -1: the packet must be dropped. */
-int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp);
+static inline int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy_ecn, bool copy_dscp)
+{
+	/* RFC 6040 s4.2, figure 4: [inner][outer], columns Not-ECT, ECT(1), ECT(0), CE in the order of their codes. */
+	static const int8_t table[4][4] = {
+		[IPSF_NOT_ECT] = { IPSF_NOT_ECT, IPSF_NOT_ECT, IPSF_NOT_ECT, -1 },
+		[IPSF_ECT1] = { IPSF_ECT1, IPSF_ECT1, IPSF_ECT1, IPSF_CE },
+		[IPSF_ECT0] = { IPSF_ECT0, IPSF_ECT1, IPSF_ECT0, IPSF_CE },
+		[IPSF_CE] = { IPSF_CE, IPSF_CE, IPSF_CE, IPSF_CE },
+	};
+	int ecn = copy_ecn ? table[inner_tos & 3][outer_tos & 3] : inner_tos & 3;
+
+	return ecn < 0 ? -1 : ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
+}
 
 /* Whether a parsed packet has ports (or type and code) that a selector can name: not in a later fragment, not in every protocol. */
 bool ipsf_ip_shows_ports(const struct ipsf_packet *packet);
-/* Whether a packet's address, protocol and port are inside. Ports that a packet doesn't show match only any port and OPAQUE. */
-bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet, const uint8_t *address,
-			   uint16_t port);
+
+static inline bool ipsf_selector_has_address(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
+{
+	if (selector->first.version != version)
+		return false;
+	if (version == 4) {
+		uint32_t a = ipsf_read32(address);
+
+		return a >= ipsf_read32(selector->first.bytes) && a <= ipsf_read32(selector->last.bytes);
+	}
+	return memcmp(address, selector->first.bytes, 16) >= 0 && memcmp(address, selector->last.bytes, 16) <= 0;
+}
+
+static inline bool ipsf_selector_has_port(const struct ipsf_selector *selector, const struct ipsf_packet *packet, uint16_t port)
+{
+	bool any = selector->port_first == 0 && selector->port_last == UINT16_MAX;
+	bool opaque = selector->port_first == UINT16_MAX && selector->port_last == 0;
+
+	if (any)
+		return true;
+	if (!ipsf_ip_shows_ports(packet))
+		return opaque;
+	return port >= selector->port_first && port <= selector->port_last;
+}
+
+/* Whether a packet's address, protocol and port are inside. A port that a fragment hides matches only any port and OPAQUE. */
+static inline bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet,
+					 const uint8_t *address, uint16_t port)
+{
+	return (!selector->protocol || selector->protocol == packet->protocol) &&
+	       ipsf_selector_has_address(selector, packet->version, address) && ipsf_selector_has_port(selector, packet, port);
+}
 
 /* RFC 1071 over length bytes, added to sum; fold with ipsf_checksum_fold. */
 uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum);

@@ -2,13 +2,17 @@
 #include "esp.h"
 #include "ip.h"
 
+static_assert(IPSF_ESP_HEADROOM == IPSF_ESP_TEXT, "what in place sealing writes before a packet");
+
 /* One step's descriptors and, for transport mode, the IP headers that ESP stands behind. */
 struct step {
 	struct ipsf_packet store[IPSF_BATCH_MAX];
 	struct ipsf_packet *packets[IPSF_BATCH_MAX]; /* those that go on */
+	uint8_t *sources[IPSF_BATCH_MAX];            /* where these came from: what is opened is not copied before */
 	struct ipsf_path path[IPSF_BATCH_MAX];
 	uint8_t header[IPSF_BATCH_MAX][IPSF_IPV6_HEADER];
 	unsigned n, ready;
+	bool in_place;
 };
 
 static void describe(struct ipsf_packet *packet, uint8_t *data, uint32_t length, uint16_t headroom, uint16_t tailroom)
@@ -25,24 +29,43 @@ static bool inside(const struct ipsf_packets *packets, size_t i)
 	return packets->offsets[i] <= packets->size && packets->lengths[i] <= packets->size - packets->offsets[i];
 }
 
+/* Sealing in place: each packet has the headroom of ESP before it and the tailroom behind, for itself. */
+static bool has_room(const struct ipsf_packets *packets)
+{
+	size_t end = 0;
+
+	for (size_t i = 0; i < packets->count; i++) {
+		if (packets->offsets[i] < end + IPSF_ESP_HEADROOM)
+			return false;
+		end = packets->offsets[i] + packets->lengths[i] + IPSF_ESP_ROOM - IPSF_ESP_HEADROOM;
+	}
+	return end <= packets->size;
+}
+
 static bool enough(const struct ipsf_packets *packets, const struct ipsf_packets *out, size_t room)
 {
 	size_t needed = 0;
+
+	if (out->data == packets->data)
+		return room ? has_room(packets) : true;
 
 	for (size_t i = 0; i < packets->count; i++)
 		needed += packets->lengths[i] + room;
 	return needed <= out->size && out->count >= packets->count;
 }
 
-/* Where ESP or the rebuilt packet ended up, as offsets into out. */
+/* Where ESP or the inner packet is now, as offsets into out. */
 static void report(const struct step *step, struct ipsf_packets *out, size_t first, uint8_t *reasons)
 {
 	for (unsigned i = 0; i < step->n; i++) {
 		const struct ipsf_packet *packet = &step->store[i];
 
 		reasons[first + i] = packet->drop;
-		out->offsets[first + i] = packet->drop ? 0 : (uint64_t)(packet->data - out->data);
 		out->lengths[first + i] = packet->drop ? 0 : packet->length;
+		if (!packet->drop)
+			out->offsets[first + i] = (uint64_t)(packet->data - out->data);
+		else if (!step->in_place)
+			out->offsets[first + i] = 0;
 	}
 }
 
@@ -70,19 +93,24 @@ static void put_header(struct ipsf_packet *packet, const uint8_t *header, uint8_
 	}
 }
 
-static void seal_gather(struct step *step, const struct ipsf_packets *in, size_t first, uint8_t **to)
+/* Reads the packet where it stands; copies it to where ESP has room around it, if it has none: the trailer must follow the text. */
+static void seal_gather(struct step *step, const struct ipsf_sa_out *sa, const struct ipsf_packets *in, size_t first,
+			uint8_t **to)
 {
 	step->ready = 0;
 	for (unsigned i = 0; i < step->n; i++) {
 		struct ipsf_packet *packet = &step->store[i];
 		uint32_t length = in->lengths[first + i];
+		uint8_t *place = *to + IPSF_ESP_TEXT;
 
-		describe(packet, *to + IPSF_ESP_TEXT, length, IPSF_ESP_TEXT, IPSF_ESP_ROOM - IPSF_ESP_TEXT);
 		*to += length + IPSF_ESP_ROOM;
-		memcpy(packet->data, in->data + in->offsets[first + i], length);
+		describe(packet, in->data + in->offsets[first + i], length, IPSF_ESP_TEXT, IPSF_ESP_ROOM - IPSF_ESP_TEXT);
 		if (!ipsf_ip_parse(packet))
 			continue;
-		memcpy(step->header[i], packet->data, plain_header(packet->version));
+		if (sa->mode == IPSF_MODE_TRANSPORT)
+			memcpy(step->header[i], packet->data, plain_header(packet->version));
+		if (!step->in_place)
+			packet->data = memcpy(place, packet->data, packet->length);
 		step->packets[step->ready++] = packet;
 	}
 }
@@ -104,11 +132,12 @@ int ipsf_seal(struct ipsf_sa_out *sa, const struct ipsf_packets *packets, struct
 			return IPSF_EINVAL;
 	if (!enough(packets, out, IPSF_ESP_ROOM))
 		return IPSF_ENOSPC;
+	step.in_place = out->data == packets->data;
 	for (size_t first = 0; first < packets->count; first += step.n) {
 		size_t left = packets->count - first;
 
 		step.n = left < IPSF_BATCH_MAX ? (unsigned)left : IPSF_BATCH_MAX;
-		seal_gather(&step, packets, first, &to);
+		seal_gather(&step, sa, packets, first, &to);
 		ipsf_esp_encap(sa, 0, step.packets, step.ready);
 		if (sa->mode == IPSF_MODE_TRANSPORT)
 			seal_headers(&step);
@@ -147,25 +176,25 @@ static bool strip_header(struct step *step, unsigned i, struct ipsf_packet *pack
 }
 
 static void open_gather(struct step *step, const struct ipsf_sa_in *sa, const struct ipsf_packets *in, size_t first,
-			const struct ipsf_packets *out, uint8_t **to)
+			uint8_t **to)
 {
 	step->ready = 0;
 	for (unsigned i = 0; i < step->n; i++) {
 		struct ipsf_packet *packet = &step->store[i];
-		uint8_t *from = in->data + in->offsets[first + i];
+		uint8_t *from = in->data + in->offsets[first + i], *place = step->in_place ? from : *to;
 		uint32_t length = in->lengths[first + i];
-		bool in_place = out->data == in->data;
 
-		describe(packet, in_place ? from : *to, length, 0, 0);
 		*to += length;
-		if (!in_place)
-			memcpy(packet->data, from, length);
+		describe(packet, from, length, 0, 0);
 		if (sa->mode == IPSF_MODE_TRANSPORT && !strip_header(step, i, packet))
 			continue;
-		if (packet->length >= 4 && ipsf_read32(packet->data) != sa->spi)
+		if (packet->length >= 4 && ipsf_read32(packet->data) != sa->spi) {
 			packet->drop = IPSF_DROP_UNKNOWN_SPI;
-		else
-			step->packets[step->ready++] = packet;
+			continue;
+		}
+		step->sources[step->ready] = packet->data;
+		step->packets[step->ready++] = packet;
+		packet->data = place + (packet->data - from);
 	}
 }
 
@@ -192,14 +221,15 @@ int ipsf_open(struct ipsf_sa_in *sa, const struct ipsf_packets *packets, struct 
 	for (size_t i = 0; i < packets->count; i++)
 		if (!inside(packets, i))
 			return IPSF_EINVAL;
-	if (out->data != packets->data && !enough(packets, out, 0))
+	if (!enough(packets, out, 0))
 		return IPSF_ENOSPC;
+	step.in_place = out->data == packets->data;
 	for (size_t first = 0; first < packets->count; first += step.n) {
 		size_t left = packets->count - first;
 
 		step.n = left < IPSF_BATCH_MAX ? (unsigned)left : IPSF_BATCH_MAX;
-		open_gather(&step, sa, packets, first, out, &to);
-		ipsf_esp_decap(sa, 0, step.packets, step.ready, &moved);
+		open_gather(&step, sa, packets, first, &to);
+		ipsf_esp_decap_from(sa, 0, step.packets, step.sources, step.ready, &moved);
 		if (sa->mode == IPSF_MODE_TRANSPORT)
 			open_headers(&step);
 		report(&step, out, first, reasons);

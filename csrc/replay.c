@@ -50,57 +50,17 @@ uint64_t ipsf_replay_top(const struct ipsf_replay *replay)
 	return __atomic_load_n(&replay->top, __ATOMIC_RELAXED); /* statistics ask while the owner works */
 }
 
-/* RFC 4303 app. A2.2; 0 (never valid) for a number that would lie before the first 2^32. */
 uint64_t ipsf_replay_reconstruct(const struct ipsf_replay *replay, uint32_t low)
 {
-	uint32_t window = replay->size ? replay->size : IPSF_REPLAY_MIN;
-	uint32_t top_low = (uint32_t)replay->top, high = (uint32_t)(replay->top >> 32);
-	uint32_t bottom = top_low - window + 1; /* modulo 2^32 */
-
-	if (!replay->esn)
-		return low;
-	if (top_low >= window - 1)              /* case A: the window lies within one subspace */
-		high += low < bottom;
-	else if (low >= bottom) {               /* case B: it reaches back into the one before */
-		if (!high)
-			return 0;
-		high--;
-	}
-	return (uint64_t)high << 32 | low;
-}
-
-static bool seen(const struct ipsf_replay *replay, uint64_t sequence)
-{
-	return replay->words[(sequence >> 6) & replay->word_mask] >> (sequence & 63) & 1;
+	return ipsf_window_reconstruct(replay, low);
 }
 
 int ipsf_replay_check(const struct ipsf_replay *replay, uint64_t sequence)
 {
-	if (!sequence) /* the first packet has number 1 */
-		return 0;
-	if (!replay->size || sequence > replay->top)
-		return 1;
-	return replay->top - sequence < replay->size && !seen(replay, sequence);
-}
-
-/* RFC 6479: words that the window moves into are cleared, whole words only. */
-static void advance(struct ipsf_replay *replay, uint64_t sequence)
-{
-	uint64_t from = replay->top >> 6, words = (sequence >> 6) - from;
-
-	if (words > (uint64_t)replay->word_mask + 1)
-		words = (uint64_t)replay->word_mask + 1;
-	for (uint64_t i = 1; i <= words; i++)
-		replay->words[((sequence >> 6) - words + i) & replay->word_mask] = 0;
-	__atomic_store_n(&replay->top, sequence, __ATOMIC_RELAXED);
+	return ipsf_window_check(replay, sequence);
 }
 
 int ipsf_replay_update(struct ipsf_replay *replay, uint64_t sequence)
 {
-	if (!ipsf_replay_check(replay, sequence))
-		return 0;
-	if (sequence > replay->top)
-		advance(replay, sequence);
-	replay->words[(sequence >> 6) & replay->word_mask] |= UINT64_C(1) << (sequence & 63);
-	return 1;
+	return ipsf_window_update(replay, sequence);
 }

@@ -23,4 +23,61 @@ struct ipsf_replay {
 /* size 0 or 64 to 65,536, else IPSF_EINVAL; IPSF_ENOMEM. top: the highest number that counts as accepted already. */
 IPSF_MUST_CHECK int ipsf_replay_create(uint32_t size, bool esn, uint64_t top, struct ipsf_replay **replay);
 
+/* What ipsf_replay_reconstruct(), _check() and _update() do, in line for every packet. */
+
+/* RFC 4303 app. A2.2; 0 (never valid) for a number that would lie before the first 2^32. */
+static inline uint64_t ipsf_window_reconstruct(const struct ipsf_replay *replay, uint32_t low)
+{
+	uint32_t window = replay->size ? replay->size : IPSF_REPLAY_MIN;
+	uint32_t top_low = (uint32_t)replay->top, high = (uint32_t)(replay->top >> 32);
+	uint32_t bottom = top_low - window + 1; /* modulo 2^32 */
+
+	if (!replay->esn)
+		return low;
+	if (top_low >= window - 1)              /* case A: the window lies within one subspace */
+		high += low < bottom;
+	else if (low >= bottom) {               /* case B: it reaches back into the one before */
+		if (!high)
+			return 0;
+		high--;
+	}
+	return (uint64_t)high << 32 | low;
+}
+
+static inline bool ipsf_window_seen(const struct ipsf_replay *replay, uint64_t sequence)
+{
+	return replay->words[(sequence >> 6) & replay->word_mask] >> (sequence & 63) & 1;
+}
+
+static inline bool ipsf_window_check(const struct ipsf_replay *replay, uint64_t sequence)
+{
+	if (!sequence) /* the first packet has number 1 */
+		return false;
+	if (!replay->size || sequence > replay->top)
+		return true;
+	return replay->top - sequence < replay->size && !ipsf_window_seen(replay, sequence);
+}
+
+/* RFC 6479: words that the window moves into are cleared, whole words only. */
+static inline void ipsf_window_advance(struct ipsf_replay *replay, uint64_t sequence)
+{
+	uint64_t from = replay->top >> 6, words = (sequence >> 6) - from;
+
+	if (words > (uint64_t)replay->word_mask + 1)
+		words = (uint64_t)replay->word_mask + 1;
+	for (uint64_t i = 1; i <= words; i++)
+		replay->words[((sequence >> 6) - words + i) & replay->word_mask] = 0;
+	__atomic_store_n(&replay->top, sequence, __ATOMIC_RELAXED);
+}
+
+static inline bool ipsf_window_update(struct ipsf_replay *replay, uint64_t sequence)
+{
+	if (!ipsf_window_check(replay, sequence))
+		return false;
+	if (sequence > replay->top)
+		ipsf_window_advance(replay, sequence);
+	replay->words[(sequence >> 6) & replay->word_mask] |= UINT64_C(1) << (sequence & 63);
+	return true;
+}
+
 #endif

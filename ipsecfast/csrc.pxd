@@ -120,6 +120,7 @@ cdef extern from "ipsecfast.h" nogil:
 
     enum:
         IPSF_ESP_ROOM
+        IPSF_ESP_HEADROOM
     int ipsf_seal(ipsf_sa_out *sa, const ipsf_packets *packets, ipsf_packets *out, uint8_t *reasons)
     int ipsf_open(ipsf_sa_in *sa, const ipsf_packets *packets, ipsf_packets *out, uint8_t *reasons)
     int ipsf_raw_seal(const char *engine, const uint8_t *key, size_t key_length, uint8_t *data, size_t length,

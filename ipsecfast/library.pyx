@@ -32,9 +32,9 @@ cnp.import_array()
 
 cdef cnp.ndarray _checked(object array, str name, int kind, bint writable=False):
     """`array` itself when it is a contiguous vector of the type number `kind`; says what is wrong with it otherwise."""
-    if not isinstance(array, np.ndarray):
+    if not isinstance(array, cnp.ndarray):
         raise TypeError(f"{name} is a numpy array, not {type(array).__name__}")
-    cdef cnp.ndarray vector = array
+    cdef cnp.ndarray vector = <cnp.ndarray>array
     if not cnp.PyArray_EquivTypenums(cnp.PyArray_TYPE(vector), kind) or not cnp.PyArray_ISNOTSWAPPED(vector):
         raise TypeError(f"{name} is of dtype {cnp.PyArray_DescrFromType(kind)}, not {array.dtype}")
     if cnp.PyArray_NDIM(vector) != 1 or not cnp.PyArray_IS_C_CONTIGUOUS(vector) or not cnp.PyArray_ISALIGNED(vector):
@@ -78,7 +78,7 @@ cdef class PacketBatch:
     cdef readonly cnp.ndarray lengths
     cdef csrc.ipsf_packets _c
 
-    def __init__(self, data, offsets, lengths):
+    def __cinit__(self, data, offsets, lengths):
         self.data = _checked(data, "data", cnp.NPY_UINT8)
         self.offsets = _checked(offsets, "offsets", cnp.NPY_UINT64)
         self.lengths = _checked(lengths, "lengths", cnp.NPY_UINT32)
@@ -96,6 +96,15 @@ cdef class PacketBatch:
         lengths = np.array([len(packet) for packet in packets], np.uint32)
         ends = np.cumsum(lengths, dtype=np.uint64)
         return cls(np.frombuffer(bytearray().join(packets), np.uint8), ends - lengths, lengths)
+
+    @classmethod
+    def with_room(cls, packets):
+        """Copies packets behind each other with the room between them that `OutboundSa.seal` needs to seal in place."""
+        lengths = np.array([len(packet) for packet in packets], np.uint32)
+        ends = np.cumsum(lengths + np.uint32(csrc.IPSF_ESP_ROOM), dtype=np.uint64)
+        before, behind = bytes(csrc.IPSF_ESP_HEADROOM), bytes(csrc.IPSF_ESP_ROOM - csrc.IPSF_ESP_HEADROOM)
+        data = bytearray().join(part for packet in packets for part in (before, packet, behind))
+        return cls(np.frombuffer(data, np.uint8), ends - lengths - len(behind), lengths)
 
     @classmethod
     def empty(cls, count, size):
@@ -123,9 +132,12 @@ cdef class PacketBatch:
                 and _apart(self._c.offsets, 8 * packets.count, packets.offsets, 8 * packets.count)
                 and _apart(self._c.lengths, 4 * packets.count, packets.lengths, 4 * packets.count)):
             raise ValueError("the arrays of out overlap those of the input")
-        _checked(self.data, "out.data", cnp.NPY_UINT8, True)
-        _checked(self.offsets, "out.offsets", cnp.NPY_UINT64, True)
-        _checked(self.lengths, "out.lengths", cnp.NPY_UINT32, True)
+        return self._check_writeable()
+
+    cdef int _check_writeable(self) except -1:
+        if not (cnp.PyArray_ISWRITEABLE(self.data) and cnp.PyArray_ISWRITEABLE(self.offsets)
+                and cnp.PyArray_ISWRITEABLE(self.lengths)):
+            raise ValueError("out is written to, but one of its arrays is read-only")
         return 0
 
     def __len__(self):
@@ -146,17 +158,35 @@ cdef class PacketBatch:
 # ---- SAs ----
 
 
-cdef tuple _output(PacketBatch packets, PacketBatch out, object reasons, uint64_t room):
-    """Where seal() and open() write: what the caller gave, or new arrays; `room` is what each packet may grow by, bytes."""
+cdef PacketBatch _output(PacketBatch packets, PacketBatch out, uint64_t room):
+    """Where seal() and open() write: what the caller gave or a new batch; `room` is what each packet may grow by, bytes."""
+    if out is packets:
+        out._check_writeable()
+        return out
     cdef uint64_t needed = packets._check_inside() + packets._c.count * room
     if out is None:
-        out = PacketBatch.empty(packets._c.count, needed)
+        return PacketBatch.empty(packets._c.count, needed)
     out._check_output(&packets._c, needed)
+    return out
+
+
+cdef int _done(int code, PacketBatch packets, str what) except -1:
+    """The errors of ipsf_seal() and ipsf_open() that are the caller's arrays' fault are ValueErrors that name the place."""
+    if code == csrc.IPSF_EINVAL:
+        packets._check_inside()
+    if code == csrc.IPSF_ENOSPC:
+        raise ValueError(f"in place, packets stand in the order of their offsets, each with {csrc.IPSF_ESP_HEADROOM} bytes "
+                         f"before and {csrc.IPSF_ESP_ROOM - csrc.IPSF_ESP_HEADROOM} behind it: PacketBatch.with_room()")
+    return check(code, what)
+
+
+cdef cnp.ndarray _reasons(object reasons, Py_ssize_t count):
     if reasons is None:
-        reasons = np.empty(packets._c.count, np.uint8)
-    elif len(_checked(reasons, "reasons", cnp.NPY_UINT8, True)) != <Py_ssize_t>packets._c.count:
-        raise ValueError(f"reasons has {len(reasons)} places, there are {packets._c.count} packets")
-    return out, reasons
+        return np.empty(count, np.uint8)
+    cdef cnp.ndarray given = _checked(reasons, "reasons", cnp.NPY_UINT8, True)
+    if cnp.PyArray_DIM(given, 0) != count:
+        raise ValueError(f"reasons has {len(given)} places, there are {count} packets")
+    return given
 
 
 @cython.final
@@ -182,16 +212,18 @@ cdef class OutboundSa:
         In tunnel mode a result is the bare ESP datagram, without outer header; in transport mode an IP packet with its ESP
         inside. Packet i's result is i of the output; it has length 0 where its reason is not 0. Sequence numbers rise by one
         a sealed packet. `out` and `reasons` take the results where they are given: len(out) == n, `out.data` of at least
-        the sum of lengths + 64 n bytes that don't overlap the input. Raises ValueError where they don't fit.
+        the sum of lengths + 64 n bytes that don't overlap the input. Where `out` is `packets` itself nothing is copied: each
+        packet is sealed where it stands, and needs 16 bytes before and 48 behind it, as `PacketBatch.with_room` leaves.
+        Raises ValueError where something doesn't fit.
         """
-        cdef cnp.ndarray why
-        out, why = _output(packets, out, reasons, csrc.IPSF_ESP_ROOM)
+        out = _output(packets, out, csrc.IPSF_ESP_ROOM)
+        cdef cnp.ndarray why = _reasons(reasons, packets._c.count)
         cdef uint8_t *reason = <uint8_t *>cnp.PyArray_DATA(why)
         cdef int code
         with nogil:
             with self._lock:
                 code = csrc.ipsf_seal(self._sa, &packets._c, &out._c, reason)
-        check(code, "seal")
+        _done(code, packets, "seal")
         return out, why
 
     @property
@@ -224,16 +256,17 @@ cdef class InboundSa:
         Takes what `OutboundSa.seal` gives: bare ESP datagrams in tunnel mode, IP packets with ESP inside in transport mode.
         Checks SPI, anti-replay window, ICV, trailer and the SA's traffic selectors. A result has length 0 where its reason is
         not 0. `out` and `reasons` take the results where they are given: len(out) == n, `out.data` of at least the sum of
-        lengths, which overlaps the input not at all. Raises ValueError where they don't fit.
+        lengths that don't overlap the input; or `out` is `packets` itself, which is then opened in place. Raises ValueError
+        where something doesn't fit.
         """
-        cdef cnp.ndarray why
-        out, why = _output(packets, out, reasons, 0)
+        out = _output(packets, out, 0)
+        cdef cnp.ndarray why = _reasons(reasons, packets._c.count)
         cdef uint8_t *reason = <uint8_t *>cnp.PyArray_DATA(why)
         cdef int code
         with nogil:
             with self._lock:
                 code = csrc.ipsf_open(self._sa, &packets._c, &out._c, reason)
-        check(code, "open")
+        _done(code, packets, "open")
         return out, why
 
 

@@ -129,10 +129,15 @@ int ipsf_esp_overhead(uint16_t encryption, uint8_t mode, uint8_t udp_encap, uint
  * Seals (RFC 4303 s3.3) or opens (s3.4) packets->count packets. out->data is filled from its start; out->offsets, lengths and
  * reasons[count] are written for each (length 0 and a drop reason where a packet did not pass). IPSF_ENOSPC when
  * out->size might not suffice: seal needs the sum of lengths + count * IPSF_ESP_ROOM, open the sum of lengths.
- * out->data may be packets->data only for open. Transport mode takes and gives whole IP packets with their ESP inside.
- * Tunnel mode gives the bare ESP datagram, without the outer header.
+ * Transport mode takes and gives whole IP packets with their ESP inside. Tunnel mode gives the bare ESP datagram, without the
+ * outer header.
+ *
+ * In place (out may be packets itself): where out->data is packets->data nothing is moved, the packet grows and shrinks where it
+ * stands. Seal then needs IPSF_ESP_HEADROOM free bytes before each packet and the rest of IPSF_ESP_ROOM behind it, for each its
+ * own, packets in the order of their offsets; else IPSF_ENOSPC.
  */
 #define IPSF_ESP_ROOM 64
+#define IPSF_ESP_HEADROOM 16
 int ipsf_seal(struct ipsf_sa_out *sa, const struct ipsf_packets *packets, struct ipsf_packets *out, uint8_t *reasons);
 int ipsf_open(struct ipsf_sa_in *sa, const struct ipsf_packets *packets, struct ipsf_packets *out, uint8_t *reasons);
 /* The same engine without ESP around it: n packets of one length with fresh IVs, 8 bytes AAD. For benchmarks. */

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from samples import AES_GCM_16, ENGINES, as_inbound, counted, datagram, key_of, packets_of, sa_pair, sa_params
+from samples import (
+    AES_GCM_16,
+    ENGINES,
+    GATEWAYS,
+    as_inbound,
+    counted,
+    datagram,
+    host_params,
+    ipv4,
+    key_of,
+    names_of,
+    packets_of,
+    sa_pair,
+    sa_params,
+    udp,
+)
 
 from ipsecfast.dataplane import (
     DROP_HELP,
@@ -104,7 +119,7 @@ def test_room_that_does_not_suffice_is_named() -> None:
         sa.seal(batch, reasons=np.zeros(100, np.int32))  # type: ignore[arg-type]
     read_only = PacketBatch.empty(100, needed)
     read_only.data.flags.writeable = False
-    with pytest.raises(ValueError, match=r"out\.data is written to, but the array is read-only"):
+    with pytest.raises(ValueError, match="out is written to, but one of its arrays is read-only"):
         sa.seal(batch, read_only)
     assert sa.sequence == 0
 
@@ -119,6 +134,61 @@ def test_output_must_not_lie_in_the_input() -> None:
     shared_lengths = PacketBatch(memory[400:], np.zeros(4, np.uint64), batch.lengths)
     with pytest.raises(ValueError, match="overlap"):
         sa.seal(batch, shared_lengths)
+
+
+def test_sealing_and_opening_in_place_moves_nothing() -> None:
+    sender, receiver = sa_pair(sa_params())
+    batch = PacketBatch.with_room(PACKETS)
+    starts = batch.offsets.copy()
+    copied = packets_of(OutboundSa(sa_params()).seal(PacketBatch.from_packets(PACKETS))[0])
+    for _ in range(3):
+        sealed, reasons = sender.seal(batch, batch)
+        assert sealed is batch
+        assert (batch.offsets == starts - np.uint64(16)).all()
+        assert not reasons.any()
+        if sender.sequence == len(PACKETS):
+            assert packets_of(batch) == copied
+        assert not receiver.open(batch, batch)[1].any()
+        assert packets_of(batch) == PACKETS
+        assert (batch.offsets == starts).all()
+
+
+@pytest.mark.parametrize("udp_encap", [False, True])
+def test_transport_mode_in_place(udp_encap: bool) -> None:
+    packets = [ipv4(*GATEWAYS[4], 17, udp(1, 2, bytes(i))) for i in range(100)]
+    sender, receiver = sa_pair(host_params(udp_encap=udp_encap))
+    batch = PacketBatch.with_room(packets)
+    assert not sender.seal(batch, batch)[1].any()
+    assert not receiver.open(batch, batch)[1].any()
+    assert [one[20:] for one in packets_of(batch)] == [one[20:] for one in packets]
+
+
+def test_bad_packets_in_place_keep_their_offsets() -> None:
+    sender, receiver = sa_pair(sa_params())
+    batch = PacketBatch.with_room([PACKETS[0], b"no IP packet at all", PACKETS[2]])
+    offsets = batch.offsets.copy()
+    assert names_of(sender.seal(batch, batch)[1]) == ["none", "malformed", "none"]
+    assert packets_of(batch)[1] == b""
+    assert names_of(receiver.open(batch, batch)[1]) == ["none", "too-short", "none"]
+    assert (batch.offsets == offsets).all()
+
+
+def test_in_place_needs_room() -> None:
+    sa = OutboundSa(sa_params())
+    batch = PacketBatch.with_room(PACKETS)
+    close = PacketBatch(batch.data, batch.offsets.copy(), batch.lengths)
+    close.offsets[7] -= 1
+    short = PacketBatch(batch.data[:-1], batch.offsets, batch.lengths)
+    disorder = PacketBatch(batch.data, batch.offsets[::-1].copy(), batch.lengths[::-1].copy())
+    for wrong in (close, short, disorder, PacketBatch.from_packets(PACKETS)):
+        with pytest.raises(
+            ValueError, match="in place, packets stand in the order of their offsets, each with 16 bytes"
+        ):
+            sa.seal(wrong, wrong)
+    batch.offsets[3] = 2**50
+    with pytest.raises(ValueError, match="packet 3 lies at"):
+        sa.seal(batch, batch)
+    assert sa.sequence == 0
 
 
 def test_read_only_input_is_sealed() -> None:
