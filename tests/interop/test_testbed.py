@@ -70,7 +70,8 @@ def test_a_stream_runs(plain: TwoSites) -> None:
 
 
 HOLDER = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 from ipsecfast.netns import TwoSites
 with TwoSites() as sites:
     child = sites.a.host.start(["sleep", "1000"])
@@ -86,7 +87,7 @@ def test_nothing_outlives_the_process(namespaces: None, number: signal.Signals) 
         namespace, child = holder.stdout.readline().split()
         assert namespace in namespaces_in_use()
         holder.send_signal(number)
-        holder.wait()
+        holder.wait(timeout=20)
     wait_for("the child is gone", lambda: not Path("/proc", child).exists() or is_zombie(child))
     wait_for("the namespace is gone", lambda: namespace not in namespaces_in_use())
 
