@@ -46,12 +46,13 @@ static bool enough(const struct ipsf_packets *packets, const struct ipsf_packets
 {
 	size_t needed = 0;
 
+	if (out->count < packets->count)
+		return false;
 	if (out->data == packets->data)
 		return room ? has_room(packets) : true;
-
 	for (size_t i = 0; i < packets->count; i++)
 		needed += packets->lengths[i] + room;
-	return needed <= out->size && out->count >= packets->count;
+	return needed <= out->size;
 }
 
 /* Where ESP or the inner packet is now, as offsets into out. */
@@ -158,20 +159,21 @@ static bool strip_header(struct step *step, unsigned i, struct ipsf_packet *pack
 {
 	if (!ipsf_ip_parse(packet))
 		return false;
-	if (packet->protocol != IPSF_PROTO_ESP || packet->transport != plain_header(packet->version) ||
-	    packet->flags & (IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT)) {
+	if (packet->flags & (IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT))
+		packet->drop = IPSF_DROP_FRAGMENT;
+	else if (packet->protocol != IPSF_PROTO_ESP)
 		packet->drop = IPSF_DROP_MALFORMED;
+	else if (packet->transport != plain_header(packet->version))
+		packet->drop = IPSF_DROP_OPTIONS;
+	if (packet->drop)
 		return false;
-	}
 	memcpy(step->header[i], packet->data, packet->transport);
 	take_address(&step->path[i].remote, ipsf_ip_source(packet), packet->version);
 	take_address(&step->path[i].local, ipsf_ip_destination(packet), packet->version);
 	step->path[i].local_port = step->path[i].remote_port = 0;
 	packet->path = &step->path[i];
 	packet->tos = ipsf_ip_tos(packet);
-	packet->headroom = packet->transport;
-	packet->data += packet->transport;
-	packet->length -= packet->transport;
+	ipsf_packet_cut_front(packet, packet->transport);
 	return true;
 }
 
@@ -198,17 +200,18 @@ static void open_gather(struct step *step, const struct ipsf_sa_in *sa, const st
 	}
 }
 
-/* The header that came with the packet takes the place of the one that decap built. */
+/* The header that came with the packet takes the place of the one that decap built; what follows it stays the same. */
 static void open_headers(struct step *step)
 {
 	for (unsigned i = 0; i < step->n; i++) {
 		struct ipsf_packet *packet = &step->store[i];
+		uint8_t protocol;
 
 		if (packet->drop)
 			continue;
-		packet->data += plain_header(packet->version);
-		packet->length -= plain_header(packet->version);
-		put_header(packet, step->header[i], packet->protocol);
+		protocol = packet->data[packet->version == 4 ? 9 : 6]; /* not packet->protocol: that is behind extension headers */
+		ipsf_packet_cut_front(packet, plain_header(packet->version));
+		put_header(packet, step->header[i], protocol);
 	}
 }
 
@@ -261,7 +264,7 @@ static int raw(const char *name, bool sealing, const uint8_t *key, size_t key_le
 
 	if (!engine)
 		return IPSF_ENOENT;
-	if (!n || length > UINT32_MAX || stride < length + IPSF_ICV_SIZE)
+	if (!n || length > INT32_MAX || stride < length + IPSF_ICV_SIZE)
 		return IPSF_EINVAL;
 	error = engine->key_new(key, key_length, 1, &expanded);
 	if (error)
