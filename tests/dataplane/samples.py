@@ -12,7 +12,8 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from ipsecfast.dataplane import DROP_REASONS, ENGINES, InboundSa, OutboundSa, PacketBatch
+from ipsecfast.dataplane import DROP_REASONS, InboundSa, OutboundSa, PacketBatch
+from ipsecfast.dataplane import ENGINES as ENGINES
 from ipsecfast.model import NAT_T_PORT, Mode, Path, SaParams, TrafficSelector
 
 AES_GCM_16 = 20
@@ -23,8 +24,6 @@ HOSTS = {4: ("10.1.0.2", "10.2.0.2"), 6: ("fd01::2", "fd02::2")}
 SITE_A = tuple(TrafficSelector.from_network(ip_network(text)) for text in ("10.1.0.0/16", "fd01::/64"))
 SITE_B = tuple(TrafficSelector.from_network(ip_network(text)) for text in ("10.2.0.0/16", "fd02::/64"))
 ICV = 16
-
-__all__ = ["ENGINES"]
 
 
 def key_of(bits: int, seed: int = 1) -> bytes:
