@@ -57,7 +57,9 @@ def output(namespace: Namespace, *command: str) -> list[str]:
 
 
 def our_rules(namespace: Namespace, version: str = "-4") -> list[str]:
-    return [line for line in output(namespace, version, "rule") if line.startswith(f"{TABLE}:")]
+    """A machine without /etc/protocols has numbers for the protocols' names."""
+    rules = [line for line in output(namespace, version, "rule") if line.startswith(f"{TABLE}:")]
+    return [rule.replace("ipproto-6 ", "tcp ").replace("ipproto-17 ", "udp ") for rule in rules]
 
 
 def our_routes(namespace: Namespace, version: str = "-4") -> list[str]:
