@@ -260,6 +260,6 @@ def _ask(control: str, command: Command) -> dict[str, Any]:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
     """Show it: two hosts, two gateways, a tunnel, traffic and rekeys, on this machine alone."""
-    from ipsecfast.demo import main as demo_main
+    from ipsecfast.lab.demo import main as demo_main
 
     sys.exit(demo_main(list(arguments)))

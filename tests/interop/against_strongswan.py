@@ -13,9 +13,9 @@ from typing import Any
 
 from strongswan import Connection, StrongSwan
 
-from ipsecfast.netns import A, B, Namespace
-from ipsecfast.testbed import GatewayProcess, SteadyPing, Stream, tunnel_config, wait_for
-from ipsecfast.traffic import ping
+from ipsecfast.lab.netns import A, B, Namespace
+from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, tunnel_config, wait_for
+from ipsecfast.lab.traffic import ping
 
 IKE_PROPOSALS = "aes128gcm16-prfsha256-x25519"
 OURS, THEIRS = "ours", "theirs"

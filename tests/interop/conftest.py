@@ -14,8 +14,8 @@ import strongswan
 from linux_guest import LinuxGuest
 from strongswan import StrongSwan
 
-from ipsecfast.netns import A, B, Namespace, Site, TwoSites
-from ipsecfast.testbed import GatewayProcess
+from ipsecfast.lab.netns import A, B, Namespace, Site, TwoSites
+from ipsecfast.lab.testbed import GatewayProcess
 
 GATEWAYS = pytest.StashKey[list[GatewayProcess]]()
 StartGateway = Callable[[Namespace, Mapping[str, Any]], GatewayProcess]

@@ -26,7 +26,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from ipsecfast.netns import Namespace
+from ipsecfast.lab.netns import Namespace
 
 KERNEL = "linux.uml"
 MODULES = Path("/usr/lib/uml/modules")

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from linux_guest import LinuxGuest
 
-from ipsecfast.netns import Namespace, stop
+from ipsecfast.lab.netns import Namespace, stop
 
 CHARON = Path("/usr/lib/ipsec/charon")
 LIBIPSEC = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")

@@ -19,8 +19,8 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.packet import Packet, Raw
 
 from ipsecfast.dataplane import InboundSa, OutboundSa, PacketBatch
+from ipsecfast.lab.netns import A, B, Site
 from ipsecfast.model import Mode, Path, SaParams, TrafficSelector
-from ipsecfast.netns import A, B, Site
 
 ESP = 50
 ENCR_AES_GCM_16 = 20

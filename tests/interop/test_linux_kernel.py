@@ -18,8 +18,8 @@ from conftest import StartGateway
 from linux_guest import LinuxGuest
 from strongswan import StrongSwan
 
-from ipsecfast.netns import A, B, Site
-from ipsecfast.testbed import TRAFFIC
+from ipsecfast.lab.netns import A, B, Site
+from ipsecfast.lab.testbed import TRAFFIC
 
 SINKS = (*B.host, *B.outer)
 PROJECT = Path(__file__).parents[2]

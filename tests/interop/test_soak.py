@@ -13,8 +13,8 @@ import time
 import pytest
 from conftest import StartGateway
 
-from ipsecfast.netns import A, B, TwoSites
-from ipsecfast.testbed import GatewayProcess, NumberedFlow, tunnel_config, wait_for
+from ipsecfast.lab.netns import A, B, TwoSites
+from ipsecfast.lab.testbed import GatewayProcess, NumberedFlow, tunnel_config, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -14,8 +14,8 @@ from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connectio
 from conftest import StartGateway
 from strongswan import StrongSwan
 
-from ipsecfast.netns import B, TwoSites
-from ipsecfast.testbed import TRAFFIC, TestbedError
+from ipsecfast.lab.netns import B, TwoSites
+from ipsecfast.lab.testbed import TRAFFIC, TestbedError
 
 PFS = {"ours": ["aes128gcm16-x25519"], "theirs": "aes128gcm16-x25519"}
 PLAIN = {"ours": ["aes128gcm16"], "theirs": "aes128gcm16"}

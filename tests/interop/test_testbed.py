@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ipsecfast.netns import A, B, TwoSites
-from ipsecfast.testbed import TRAFFIC, NumberedFlow, Stream, wait_for
-from ipsecfast.traffic import ping
+from ipsecfast.lab.netns import A, B, TwoSites
+from ipsecfast.lab.testbed import TRAFFIC, NumberedFlow, Stream, wait_for
+from ipsecfast.lab.traffic import ping
 
 RATE = 5_000
 
@@ -72,7 +72,7 @@ def test_a_stream_runs(plain: TwoSites) -> None:
 HOLDER = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
-from ipsecfast.netns import TwoSites
+from ipsecfast.lab.netns import TwoSites
 with TwoSites() as sites:
     child = sites.a.host.start(["sleep", "1000"])
     print(sites.a.host.run(lambda: __import__("os").readlink("/proc/thread-self/ns/net")), child.pid, flush=True)

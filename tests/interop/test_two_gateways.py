@@ -18,9 +18,17 @@ from typing import Any
 import pytest
 from conftest import StartGateway
 
-from ipsecfast.netns import A, B, Namespace, TwoSites
-from ipsecfast.testbed import GatewayProcess, NumberedFlow, SteadyPing, Stream, TestbedError, tunnel_config, wait_for
-from ipsecfast.traffic import ping
+from ipsecfast.lab.netns import A, B, Namespace, TwoSites
+from ipsecfast.lab.testbed import (
+    GatewayProcess,
+    NumberedFlow,
+    SteadyPing,
+    Stream,
+    TestbedError,
+    tunnel_config,
+    wait_for,
+)
+from ipsecfast.lab.traffic import ping
 
 VERSIONS = {4: 0, 6: 1}
 FLOW_RATE = 20_000  # packets a second: what two cores carry beside everything else of a test run

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from ipsecfast.netns import A, B, Namespace, TwoSites, stop
-from ipsecfast.testbed import PROGRAM, GatewayProcess, TestbedError, toml_text, tunnel_config, wait_for
-from ipsecfast.traffic import ping
+from ipsecfast.lab.netns import A, B, Namespace, TwoSites, stop
+from ipsecfast.lab.testbed import PROGRAM, GatewayProcess, TestbedError, toml_text, tunnel_config, wait_for
+from ipsecfast.lab.traffic import ping
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and a TUN device need root")
 

@@ -12,9 +12,9 @@ import pytest
 
 from ipsecfast.config.values import fixed_selector
 from ipsecfast.errors import NetlinkError
+from ipsecfast.lab.netns import Namespace
 from ipsecfast.model import Policy, PolicyAction
 from ipsecfast.netlink import OUR_PROTOCOL, TX_QUEUE_LENGTH, Netlink, Route, TunNetwork
-from ipsecfast.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces and links need root")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from ipsecfast.lab.netns import Namespace
 from ipsecfast.model import Path
-from ipsecfast.netns import Namespace
 from ipsecfast.sockets import NAT_KEEPALIVE, NON_ESP_MARKER, IkeSocket, MarkedIkeSocket
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="SO_MARK and network namespaces need root")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scapy.layers.inet import ICMP
 from scapy.packet import Raw
 
-from ipsecfast.netns import A, B
-from ipsecfast.testbed import toml_text, tunnel_config
-from ipsecfast.traffic import Tally, icmp_message
+from ipsecfast.lab.netns import A, B
+from ipsecfast.lab.testbed import toml_text, tunnel_config
+from ipsecfast.lab.traffic import Tally, icmp_message
 
 
 @given(st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=20), max_size=10))

@@ -26,10 +26,10 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from ipsecfast.demo_display import Display, GatewayView, Step
 from ipsecfast.errors import IpsecError
-from ipsecfast.netns import A, B, TwoSites
-from ipsecfast.testbed import (
+from ipsecfast.lab.display import Display, GatewayView, Step
+from ipsecfast.lab.netns import A, B, TwoSites
+from ipsecfast.lab.testbed import (
     TRAFFIC,
     ChildView,
     Figures,
@@ -40,7 +40,7 @@ from ipsecfast.testbed import (
     tunnel_config,
     wait_for,
 )
-from ipsecfast.traffic import ping
+from ipsecfast.lab.traffic import ping
 
 TUN_DEVICE = "/dev/net/tun"
 PINGS = 10

@@ -1,6 +1,6 @@
 """Traffic that counts itself: numbered UDP, TCP and ping, for the demo, the tests and the benchmarks.
 
-A program (`python -m ipsecfast.traffic VERB ...`), so that sender and receiver have a process each and can stand in
+A program (`python -m ipsecfast.lab.traffic VERB ...`), so that sender and receiver have a process each and can stand in
 different namespaces. Every verb prints lines of JSON: one each half second, and a last one with `"done": true`; SIGTERM
 makes it stop early and still print that line. Rates are packets a second, sizes bytes of UDP payload.
 
@@ -315,7 +315,7 @@ def _family(address: str) -> socket.AddressFamily:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ipsecfast.traffic", description="numbered UDP and TCP")
+    parser = argparse.ArgumentParser(prog="python -m ipsecfast.lab.traffic", description="numbered UDP and TCP")
     parser.add_argument("verb", choices=["udp-send", "udp-receive", "tcp-send", "tcp-receive", "ping"])
     parser.add_argument("address", help="where to send to, or to listen on")
     parser.add_argument("port", type=int, help="0 for ping")

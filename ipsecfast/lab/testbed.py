@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ipsecfast.control import Command, Verb, send_command
-from ipsecfast.netns import Addresses, Namespace, stop
+from ipsecfast.lab.netns import Addresses, Namespace, stop
 
 SECRET = "only for the demo and the tests, not a secret"  # noqa: S105 (that is the point)
 PROGRAM = (sys.executable, "-m", "ipsecfast")
-TRAFFIC = (sys.executable, "-m", "ipsecfast.traffic")
+TRAFFIC = (sys.executable, "-m", "ipsecfast.lab.traffic")
 DRAIN_SECONDS = 0.5
 
 Value = TypeVar("Value")
