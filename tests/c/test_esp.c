@@ -1,4 +1,6 @@
-/* ESP there and back again (RFC 4303 s3.3, s3.4): every mode, version, engine and length; known answers; header fields. */
+/*
+ * ESP there and back again (RFC 4303 s3.3, s3.4): every mode, version, engine and length; known answers; header fields.
+ */
 #include "esp_pair.h"
 
 static struct slot slots[IPSF_BATCH_MAX];
@@ -108,7 +110,9 @@ static void test_known_answer(const struct known_answer *k, const char *engine)
 	pair_fini(&pair);
 }
 
-/* s2.4: the text that was sealed ends with 1, 2, 3 ..., their number and the next header; nothing more than alignment. */
+/*
+ * s2.4: the text that was sealed ends with 1, 2, 3 ..., their number and the next header; nothing more than alignment.
+ */
 static void test_trailer(const char *engine)
 {
 	struct ipsf_sa_params params = params_of(IPSF_MODE_TUNNEL, 4, 20);
@@ -212,6 +216,46 @@ static void test_inner_fields(uint8_t inner, bool copy_ecn, uint8_t copy_dscp)
 	pair_fini(&pair);
 }
 
+static uint16_t udp_checksum(const uint8_t *ip, uint8_t version, size_t length)
+{
+	size_t header = version == 4 ? 20 : 40, addresses = version == 4 ? 12 : 8;
+	uint32_t sum = ipsf_checksum_add(ip + addresses, header - addresses, (uint32_t)(IPSF_PROTO_UDP + length - header));
+
+	return ipsf_checksum_fold(ipsf_checksum_add(ip + header, length - header, sum)); /* 0: it is right */
+}
+
+/*
+ * RFC 3948 s3.1.2: through a NAT transport mode's packet has other addresses, and its checksum follows; without UDP it
+ * is left alone.
+ */
+static void test_transport_through_nat(uint8_t version, bool udp_encap)
+{
+	struct ipsf_sa_params params = params_of(IPSF_MODE_TRANSPORT, version, 20), in;
+	struct ipsf_selector anyone = single(gateway(version, 0));
+	size_t header = version == 4 ? 20 : 40, length;
+	struct pair pair = { 0 };
+	uint8_t plain[256];
+
+	params.udp_encap = udp_encap;
+	in = inbound(&params);
+	memset(anyone.last.bytes, 0xff, sizeof anyone.last.bytes);
+	in.remote_ts = &anyone;
+	in.n_remote_ts = 1;
+	CHECK(!ipsf_sa_out_new(&params, "auto", &pair.out) && !ipsf_sa_in_new(&in, "auto", &pair.in));
+	length = udp_packet(plain, version, true, 21, 0);
+	ipsf_write16(plain + header + 6, udp_checksum(plain, version, length));
+	CHECK(udp_checksum(plain, version, length) == 0);
+	slot_put(&slots[0], plain, length);
+	CHECK(slots_seal(&pair, slots, 1) == 0);
+	pair.path = in.path;
+	pair.path.remote = gateway(version, 77); /* the NAT's */
+	slots_open(&pair, slots, 1);
+	CHECK(!slots[0].packet.drop && slots[0].packet.length == length && ipsf_ip_source(&slots[0].packet)[version == 4 ? 3 : 15] == 77);
+	CHECK((udp_checksum(slots[0].packet.data, version, length) == 0) == udp_encap);
+	CHECK(!memcmp(slots[0].packet.data + header + 8, plain + header + 8, length - header - 8));
+	pair_fini(&pair);
+}
+
 /* Out of order over the 2^32 wrap: every number is told to the right side of it. */
 static void test_disorder_over_the_wrap(const char *engine)
 {
@@ -267,6 +311,8 @@ int main(void)
 	}
 	for (uint8_t version = 4; version <= 6; version += 2) {
 		test_outer_fields(version);
+		test_transport_through_nat(version, true);
+		test_transport_through_nat(version, false);
 		for (unsigned i = 0; i < 8; i++)
 			test_inner_fields(version, i & 1, (uint8_t)(i >> 1));
 	}

@@ -251,7 +251,12 @@ static void test_replays(void)
 		slots_open(&pair, slots, 1);
 		CHECK(slots[0].packet.drop == (order[i].passes ? IPSF_DROP_NONE : IPSF_DROP_REPLAY));
 	}
-	covered[IPSF_DROP_REPLAY] = pair.in->drops[IPSF_DROP_REPLAY] == 7;
+	slot_forge(&pair, &slots[0], text, n, 101);
+	slots[0].packet.data[slots[0].packet.length - 1] ^= 1; /* s3.4.3: refused before anything is spent on its ICV */
+	slots[1] = slots[0];
+	slots_open(&pair, slots, 1);
+	CHECK(slots[0].packet.drop == IPSF_DROP_REPLAY && !memcmp(slots[0].bytes, slots[1].bytes, sizeof slots[0].bytes));
+	covered[IPSF_DROP_REPLAY] = pair.in->drops[IPSF_DROP_REPLAY] == 8;
 	pair_fini(&pair);
 }
 
