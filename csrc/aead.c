@@ -7,9 +7,10 @@ extern const struct ipsf_aead_engine ipsf_aead_ipsecmb;
 #endif
 
 /*
- * The order is what "auto" prefers. One packet of AES-128-GCM, fresh IV, one core of a Zen 4 (AVX-512, VAES), nanoseconds; `make
- * bench` measures it anew. EVP's price is per call, so small packets gain most. ipsec-mb's direct calls, as we use them, beat
- * its job interface (47 at 64 bytes, 149 at 1,400), which gains only where one packet can't fill the AES units.
+ * The order is what "auto" prefers. One packet of AES-128-GCM, fresh IV, one core of a Zen 4 (AVX-512, VAES),
+ * nanoseconds; `make bench` measures it anew. EVP's price is per call, so small packets gain most. ipsec-mb's direct
+ * calls, as we use them, beat its job interface (47 at 64 bytes, 149 at 1,400), which gains only where one packet can't
+ * fill the AES units.
  *
  *     bytes        64   256   576   1,400   8,900
  *     openssl     210   249   307     498   2,013

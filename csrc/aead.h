@@ -1,8 +1,9 @@
 /*
- * One interface to AEAD for all engines; each is an entry of a table and a file of its own (aead_openssl.c, aead_ipsecmb.c).
+ * One interface to AEAD for all engines; each is an entry of a table and a file of its own (aead_openssl.c,
+ * aead_ipsecmb.c).
  *
- * A key is made once per SA and used by several workers at once: what an engine must write while it works it keeps
- * per worker (n_workers of them). ipsf_aead_key_free wipes all of it.
+ * A key is made once per SA and used by several workers at once: what an engine must write while it works it keeps per
+ * worker (n_workers of them). ipsf_aead_key_free wipes all of it.
  */
 #ifndef IPSF_AEAD_H
 #define IPSF_AEAD_H

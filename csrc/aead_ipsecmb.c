@@ -1,9 +1,9 @@
 /*
  * AES-GCM by Intel's ipsec-mb, x86 only: the file with all of it.
  *
- * The direct GCM calls take everything as arguments and return nothing: what can be wrong with them (a null pointer, a length)
- * is checked when the key is made, and can't become wrong later. The manager is read only after it is set up, so all
- * threads share one; the expanded key is shared too, what a call writes lies on its stack.
+ * The direct GCM calls take everything as arguments and return nothing: what can be wrong with them (a null pointer, a
+ * length) is checked when the key is made, and can't become wrong later. The manager is read only after it is set up,
+ * so all threads share one; the expanded key is shared too, what a call writes lies on its stack.
  */
 #include <intel-ipsec-mb.h>
 #include <pthread.h>

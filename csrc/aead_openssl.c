@@ -1,8 +1,8 @@
 /*
  * AES-GCM by OpenSSL's EVP: the reference engine, on every architecture.
  *
- * A context a worker and direction, with the key set once; a packet costs the setting of its IV and three updates. EVP contexts can't be
- * shared between threads, and setting the key anew would cost more than a small packet.
+ * A context a worker and direction, with the key set once; a packet costs the setting of its IV and three updates. EVP
+ * contexts can't be shared between threads, and setting the key anew would cost more than a small packet.
  */
 #include <openssl/crypto.h>
 #include <openssl/evp.h>

@@ -26,8 +26,8 @@ static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t s
 }
 
 /*
- * ipsf_esp_decap() of datagrams that stand at sources[i], which stay as they are: the inner packet comes to packets[i]->data, where
- * there is room for as many bytes. sources NULL: in place.
+ * ipsf_esp_decap() of datagrams that stand at sources[i], which stay as they are: the inner packet comes to
+ * packets[i]->data, where there is room for as many bytes. sources NULL: in place.
  */
 unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
 			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved);

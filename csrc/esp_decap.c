@@ -61,7 +61,7 @@ static unsigned open_run(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_pac
 	return authentic;
 }
 
-/* s2.4 to s2.6 and s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1 where the trailer is impossible. */
+/* s2.4 to s2.6, s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1: the trailer is impossible. */
 static int cut_esp(struct ipsf_packet *packet)
 {
 	uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
@@ -117,7 +117,10 @@ static enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_pac
 	return IPSF_DROP_NONE;
 }
 
-/* RFC 4303 s3.1.1: the outer header becomes the packet's own again; through a NAT its checksums are mended (RFC 3948 s3.1.2). */
+/*
+ * RFC 4303 s3.1.1: the outer header becomes the packet's own again; through a NAT its checksums are mended (RFC 3948
+ * s3.1.2).
+ */
 static enum ipsf_drop finish_transport(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	if (!ipsf_ip_build(packet, packet->path, (uint8_t)next_header))

@@ -12,9 +12,9 @@ static void drop(struct ipsf_packet *packet, enum ipsf_drop reason)
 }
 
 /*
- * RFC 4303 s3.1.1: transport mode protects what follows the IP header, and the outer header takes that header's place. Our sockets
- * build it from the SA's path, so a packet must have the path's addresses, and nothing but a plain header (else it
- * would arrive as another packet than was sent). Fragments are refused (s3.3.4).
+ * RFC 4303 s3.1.1: transport mode protects what follows the IP header, and the outer header takes that header's place.
+ * Our sockets build it from the SA's path, so a packet must have the path's addresses, and nothing but a plain header
+ * (else it would arrive as another packet than was sent). Fragments are refused (s3.3.4).
  */
 static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *packet)
 {
@@ -36,9 +36,9 @@ static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *pack
 }
 
 /*
- * What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). The inner TTL stays:
- * who forwards decrements it, and the kernel forwarded the packet before it came through the TUN device, as it will
- * forward what decap yields; a second decrement would count this gateway twice.
+ * What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). The
+ * inner TTL stays: who forwards decrements it, and the kernel forwarded the packet before it came through the TUN
+ * device, as it will forward what decap yields; a second decrement would count this gateway twice.
  */
 static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *packet)
 {
@@ -91,8 +91,8 @@ static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *co
 }
 
 /*
- * s3.3.3: reserves up to n numbers at once; returns how many, the first is *first. A number beyond the last is never given, however
- * many workers ask: the counter itself stops there.
+ * s3.3.3: reserves up to n numbers at once; returns how many, the first is *first. A number beyond the last is never
+ * given, however many workers ask: the counter itself stops there.
  */
 static unsigned reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
 {
@@ -115,7 +115,10 @@ static uint32_t inner_length(const struct ipsf_packet *packet)
 	return packet->length - IPSF_ESP_TRAILER - packet->data[packet->length - IPSF_ESP_TRAILER];
 }
 
-/* s3.3.2.2: header, IV, AAD and nonce of one packet. The IV is the sequence number: unique as long as the number is (RFC 4106 s3.1). */
+/*
+ * s3.3.2.2: header, IV, AAD and nonce of one packet. The IV is the sequence number: unique as long as the number is
+ * (RFC 4106 s3.1).
+ */
 static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, uint64_t sequence, struct ipsf_aead_op *op)
 {
 	uint8_t *esp = packet->data - IPSF_ESP_TEXT;

@@ -91,7 +91,7 @@ static bool is_extension(uint8_t next_header)
 	       next_header == IPSF_PROTO_FRAGMENT || next_header == IPSF_PROTO_DSTOPTS;
 }
 
-/* Walks to the first header that is no extension (RFC 8200 s4). A later fragment ends the walk: what follows is payload. */
+/* Walks to the first header that is no extension (RFC 8200 s4). A later fragment ends the walk: payload follows. */
 static bool skip_extensions(struct ipsf_packet *packet, uint8_t next_header)
 {
 	uint32_t at = IPSF_IPV6_HEADER;

@@ -1,6 +1,6 @@
 /*
- * The inner IP packet: checked once, its 5-tuple in the descriptor; and the rules for ECN, DSCP and DF between inner and
- * outer header (RFC 4301 s5.1.2, RFC 6040). Pure, any thread.
+ * The inner IP packet: checked once, its 5-tuple in the descriptor; and the rules for ECN, DSCP and DF between inner
+ * and outer header (RFC 4301 s5.1.2, RFC 6040). Pure, any thread.
  */
 #ifndef IPSF_IP_H
 #define IPSF_IP_H
@@ -33,7 +33,8 @@ enum ipsf_ecn { IPSF_NOT_ECT = 0, IPSF_ECT1 = 1, IPSF_ECT0 = 2, IPSF_CE = 3 };
 
 /*
  * Reads the IP packet at packet->data: version, protocol, transport, ports, fragment and DF flags. Bytes behind the IP
- * length (TFC padding, RFC 4303 s2.7) are cut off. False, with packet->drop, where lengths or headers contradict the bytes.
+ * length (TFC padding, RFC 4303 s2.7) are cut off. False, with packet->drop, where lengths or headers contradict the
+ * bytes.
  */
 IPSF_MUST_CHECK bool ipsf_ip_parse(struct ipsf_packet *packet);
 
@@ -78,7 +79,7 @@ static inline int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy
 	return ecn < 0 ? -1 : ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
 }
 
-/* Whether a parsed packet has ports (or type and code) that a selector can name: not in a later fragment, not in every protocol. */
+/* Whether a parsed packet has ports (or type and code) that a selector can name: no later fragment has, nor every protocol. */
 bool ipsf_ip_shows_ports(const struct ipsf_packet *packet);
 
 static inline bool ipsf_selector_has_address(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
@@ -105,7 +106,7 @@ static inline bool ipsf_selector_has_port(const struct ipsf_selector *selector, 
 	return port >= selector->port_first && port <= selector->port_last;
 }
 
-/* Whether a packet's address, protocol and port are inside. A port that a fragment hides matches only any port and OPAQUE. */
+/* Whether a packet's address, protocol and port are inside. Ports that it doesn't show match only any port and OPAQUE. */
 static inline bool ipsf_selector_matches(const struct ipsf_selector *selector, const struct ipsf_packet *packet,
 					 const uint8_t *address, uint16_t port)
 {
@@ -117,7 +118,10 @@ static inline bool ipsf_selector_matches(const struct ipsf_selector *selector, c
 uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum);
 uint16_t ipsf_checksum_fold(uint32_t sum);
 
-/* Writes an IP header without options before packet->data for a payload of protocol: transport mode, inbound. False: no room. */
+/*
+ * Writes an IP header without options before packet->data for a payload of protocol: transport mode, inbound. False: no
+ * room.
+ */
 IPSF_MUST_CHECK bool ipsf_ip_build(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol);
 /* Recomputes a TCP or UDP checksum that a NAT has made wrong (RFC 3948 s3.1.2); others are left alone. */
 void ipsf_ip_mend_checksum(struct ipsf_packet *packet);

@@ -94,7 +94,10 @@ static void put_header(struct ipsf_packet *packet, const uint8_t *header, uint8_
 	}
 }
 
-/* Reads the packet where it stands; copies it to where ESP has room around it, if it has none: the trailer must follow the text. */
+/*
+ * Reads the packet where it stands; copies it to where ESP has room around it, if it has none: the trailer must follow
+ * the text.
+ */
 static void seal_gather(struct step *step, const struct ipsf_sa_out *sa, const struct ipsf_packets *in, size_t first,
 			uint8_t **to)
 {

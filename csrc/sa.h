@@ -73,17 +73,18 @@ IPSF_MUST_CHECK int ipsf_sa_in_create(const struct ipsf_sa_params *params, const
 enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap);
 
 /*
- * RFC 4303 s3.3: seals n packets (n <= IPSF_BATCH_MAX) of one SA in place, in their head- and tailroom. The packets are parsed
- * (ip.h). Yields the bare ESP datagram (tunnel) or the ESP datagram with the inner IP header cut off and its addresses
- * implied by the path (transport), with path, carrier, tos and DF for the port. Marks drop where a packet can't be sealed.
- * Returns the enum ipsf_notice that became true.
+ * RFC 4303 s3.3: seals n packets (n <= IPSF_BATCH_MAX) of one SA in place, in their head- and tailroom. The packets are
+ * parsed (ip.h). Yields the bare ESP datagram (tunnel) or the ESP datagram with the inner IP header cut off and its
+ * addresses implied by the path (transport), with path, carrier, tos and DF for the port. Marks drop where a packet
+ * can't be sealed. Returns the enum ipsf_notice that became true.
  */
 unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n);
 
 /*
- * RFC 4303 s3.4: opens n bare ESP datagrams of one SA in place: window check, open, window update, trailer, parse, inner selector check
- * (RFC 4301 s5.2), ECN (RFC 6040). Yields the inner IP packet; in transport mode one whose IP header is rebuilt from the
- * path it came by. Marks drop. Returns notices; *moved is the path of the newest authentic packet when IPSF_NOTICE_PEER_MOVED.
+ * RFC 4303 s3.4: opens n bare ESP datagrams of one SA in place: window check, open, window update, trailer, parse,
+ * inner selector check (RFC 4301 s5.2), ECN (RFC 6040). Yields the inner IP packet; in transport mode one whose IP
+ * header is rebuilt from the path it came by. Marks drop. Returns notices; *moved is the path of the newest authentic
+ * packet when IPSF_NOTICE_PEER_MOVED.
  */
 unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
 			struct ipsf_path *moved);

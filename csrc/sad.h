@@ -1,9 +1,9 @@
 /*
  * The inbound half of the SAD (RFC 4301 s4.4.2): SPI -> SA.
  *
- * We choose our inbound SPIs, so the low 20 bits of an SPI are the slot: index and compare. SPIs that somebody else chose may share
- * a slot; they stand in its chain. The control thread writes; workers read without a lock and never see half an entry.
- * A removed SA must not be freed before all workers have passed an epoch.
+ * We choose our inbound SPIs, so the low 20 bits of an SPI are the slot: index and compare. SPIs that somebody else
+ * chose may share a slot; they stand in its chain. The control thread writes; workers read without a lock and never see
+ * half an entry. A removed SA must not be freed before all workers have passed an epoch.
  */
 #ifndef IPSF_SAD_H
 #define IPSF_SAD_H

@@ -2,8 +2,8 @@
  * The data plane of ipsecfast: the only public header.
  *
  * Two ways to use it. A gateway makes one ipsf_dataplane, gives it workers with ports, and steers it with plain
- * messages (ipsf_command in, ipsf_event out). A library user seals and opens arrays of packets with one SA, asks an SPD,
- * drives a replay window: the same objects, without threads.
+ * messages (ipsf_command in, ipsf_event out). A library user seals and opens arrays of packets with one SA, asks an
+ * SPD, drives a replay window: the same objects, without threads.
  *
  * Errors: functions that can fail return 0 or a negative ipsf_error. A bad packet is no error: it has a drop reason.
  * Threads: commands and events belong to one control thread; ipsf_worker_run() is the whole life of a worker's thread.
@@ -81,7 +81,9 @@ struct ipsf_policy {
 
 #define IPSF_KEY_MAX 36 /* AES-256 and the salt of RFC 4106 */
 
-/* Cold: all that was negotiated for one SA of one direction. Copied in; the receiver wipes its copy. Zero limit: none. */
+/*
+ * Cold: all that was negotiated for one SA of one direction. Copied in; the receiver wipes its copy. Zero limit: none.
+ */
 struct ipsf_sa_params {
 	uint32_t spi, reqid;
 	uint16_t encryption;      /* IANA transform ID, type 1: 20 is AES-GCM-16 */
@@ -126,15 +128,15 @@ void ipsf_sa_in_free(struct ipsf_sa_in *sa);
 int ipsf_esp_overhead(uint16_t encryption, uint8_t mode, uint8_t udp_encap, uint8_t outer_version);
 
 /*
- * Seals (RFC 4303 s3.3) or opens (s3.4) packets->count packets. out->data is filled from its start; out->offsets, lengths and
- * reasons[count] are written for each (length 0 and a drop reason where a packet did not pass). IPSF_ENOSPC when
- * out->size might not suffice: seal needs the sum of lengths + count * IPSF_ESP_ROOM, open the sum of lengths.
- * Transport mode takes and gives whole IP packets with their ESP inside. Tunnel mode gives the bare ESP datagram, without the
- * outer header.
+ * Seals (RFC 4303 s3.3) or opens (s3.4) packets->count packets. out->data is filled from its start; out->offsets,
+ * lengths and reasons[count] are written for each (length 0 and a drop reason where a packet did not pass). IPSF_ENOSPC
+ * when out->size might not suffice: seal needs the sum of lengths + count * IPSF_ESP_ROOM, open the sum of lengths.
+ * Transport mode takes and gives whole IP packets with their ESP inside. Tunnel mode gives the bare ESP datagram,
+ * without the outer header.
  *
- * In place (out may be packets itself): where out->data is packets->data nothing is moved, the packet grows and shrinks where it
- * stands. Seal then needs IPSF_ESP_HEADROOM free bytes before each packet and the rest of IPSF_ESP_ROOM behind it, for each its
- * own, packets in the order of their offsets; else IPSF_ENOSPC.
+ * In place (out may be packets itself): where out->data is packets->data nothing is moved, the packet grows and shrinks
+ * where it stands. Seal then needs IPSF_ESP_HEADROOM free bytes before each packet and the rest of IPSF_ESP_ROOM behind
+ * it, for each its own, packets in the order of their offsets; else IPSF_ENOSPC.
  */
 #define IPSF_ESP_ROOM 64
 #define IPSF_ESP_HEADROOM 16
@@ -158,7 +160,10 @@ struct ipsf_spd;
 int ipsf_spd_compile(const struct ipsf_policy *policies, size_t n, struct ipsf_spd **spd); /* copies the policies */
 void ipsf_spd_free(struct ipsf_spd *spd);
 size_t ipsf_spd_count(const struct ipsf_spd *spd);
-/* addresses: n * 16 bytes (IPv4 in the first 4), version 4 or 6 for all; out[i]: index of the first matching policy, or -1. */
+/*
+ * addresses: n * 16 bytes (IPv4 in the first 4), version 4 or 6 for all; out[i]: index of the first matching policy, or
+ * -1.
+ */
 void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const uint8_t *sources, const uint8_t *destinations,
 			   const uint8_t *protocols, const uint16_t *source_ports, const uint16_t *destination_ports,
 			   size_t n, int32_t *out);
@@ -221,7 +226,9 @@ enum ipsf_command_kind {
 	IPSF_CMD_PUBLISH_SPD,
 };
 
-/* One message of the control plane: plain values, no callbacks, so that the data plane may one day be another process. */
+/*
+ * One message of the control plane: plain values, no callbacks, so that the data plane may one day be another process.
+ */
 struct ipsf_command {
 	enum ipsf_command_kind kind;
 	uint32_t reqid;

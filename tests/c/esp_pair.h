@@ -145,7 +145,9 @@ static inline size_t ip_header(uint8_t *to, struct ipsf_addr source, struct ipsf
 	return (n == 4 ? 20 : 40) + payload;
 }
 
-/* A UDP packet (payload of 8 or more bytes, counted from the UDP header on) from host to host, or gateway to gateway. */
+/*
+ * A UDP packet (payload of 8 or more bytes, counted from the UDP header on) from host to host, or gateway to gateway.
+ */
 static inline size_t udp_packet(uint8_t *to, uint8_t version, bool gateways, size_t payload, uint8_t tos)
 {
 	struct ipsf_addr a = gateways ? gateway(version, 1) : host(version, 1), b = gateways ? gateway(version, 2) : host(version, 2);

@@ -1,4 +1,6 @@
-/* Where an SA ends and what it tells: sequence numbers, soft and hard limits, copies in one batch, a peer that moves. */
+/*
+ * Where an SA ends and what it tells: sequence numbers, soft and hard limits, copies in one batch, a peer that moves.
+ */
 #include "esp_pair.h"
 
 static struct slot slots[IPSF_BATCH_MAX];
@@ -50,7 +52,10 @@ static void test_last_number(bool esn)
 	}
 }
 
-/* Batches of n packets of 100 bytes until well behind every limit; how often and after how many packets each notice came. */
+/*
+ * Batches of n packets of 100 bytes until well behind every limit; how often and after how many packets each notice
+ * came.
+ */
 struct course {
 	unsigned soft, hard, soft_at, hard_at, passed, expired;
 };

@@ -1,6 +1,7 @@
 /*
- * Mutated ESP packets: what strangers change on the way (bits, lengths, SPIs, replays), and what a peer with the right key
- * may seal (lying lengths, bad trailers, extension headers, noise). Each is accounted for: in = out + drops by reason.
+ * Mutated ESP packets: what strangers change on the way (bits, lengths, SPIs, replays), and what a peer with the right
+ * key may seal (lying lengths, bad trailers, extension headers, noise). Each is accounted for: in = out + drops by
+ * reason.
  *
  * test_esp_mutate [count [seed]], or IPSECFAST_MUTATIONS=count; 40,000 without. ci/fuzz asks for 1,000,000.
  */
@@ -210,7 +211,10 @@ static void open_all(const struct pair *pair, unsigned n)
 	}
 }
 
-/* What comes out lies inside its buffer, has lengths that agree, and, if nobody touched it, is what went in but for TOS. */
+/*
+ * What comes out lies inside its buffer, has lengths that agree, and, if nobody touched it, is what went in but for
+ * TOS.
+ */
 static void check_out(unsigned i)
 {
 	const struct slot *slot = &slots[i];

@@ -170,7 +170,10 @@ static void test_in_place(uint8_t mode, uint8_t version)
 	pair_fini(&pair);
 }
 
-/* A byte less before, between or behind packets, packets out of order, results for too few: refused, nothing is written. */
+/*
+ * A byte less before, between or behind packets, packets out of order, results for too few: refused, nothing is
+ * written.
+ */
 static void test_in_place_bounds(void)
 {
 	struct ipsf_sa_params params = params_of(IPSF_MODE_TUNNEL, 4, 20);
