@@ -12,8 +12,8 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 	return false;
 }
 
-/* Protocols whose header begins with two ports. */
-static bool has_ports(uint8_t protocol)
+/* How many bytes of a protocol's header a selector's ports are read from; 0: it has nothing that a selector could name. */
+static unsigned port_bytes(uint8_t protocol)
 {
 	switch (protocol) {
 	case IPSF_PROTO_TCP:
@@ -21,40 +21,37 @@ static bool has_ports(uint8_t protocol)
 	case IPSF_PROTO_DCCP:
 	case IPSF_PROTO_SCTP:
 	case IPSF_PROTO_UDPLITE:
-		return true;
+		return 4; /* two ports */
+	case IPSF_PROTO_ICMP:
+	case IPSF_PROTO_ICMPV6:
+		return 2; /* type and code */
+	case IPSF_PROTO_MOBILITY:
+		return 3; /* the third is its type */
 	default:
-		return false;
+		return 0;
 	}
 }
 
-bool ipsf_ip_shows_ports(const struct ipsf_packet *packet)
+bool ipsf_protocol_has_ports(uint8_t protocol)
 {
-	return !(packet->flags & IPSF_PACKET_LATER_FRAGMENT) &&
-	       (has_ports(packet->protocol) || packet->protocol == IPSF_PROTO_ICMP || packet->protocol == IPSF_PROTO_ICMPV6 ||
-		packet->protocol == IPSF_PROTO_MOBILITY);
+	return port_bytes(protocol) != 0;
 }
 
 /* RFC 4301 s4.4.1.1: ports, or type and code, or the type of a mobility header, as one number. */
 static bool read_ports(struct ipsf_packet *packet)
 {
 	const uint8_t *next = packet->data + packet->transport;
-	uint32_t there = packet->length - packet->transport;
+	unsigned bytes = packet->flags & IPSF_PACKET_LATER_FRAGMENT ? 0 : port_bytes(packet->protocol);
 
 	packet->source_port = packet->destination_port = 0;
-	if (packet->flags & IPSF_PACKET_LATER_FRAGMENT)
-		return true;
-	if (has_ports(packet->protocol)) {
-		if (there < 4)
-			return refuse(packet, IPSF_DROP_MALFORMED);
+	if (packet->length - packet->transport < bytes)
+		return refuse(packet, IPSF_DROP_MALFORMED);
+	if (bytes == 4) {
 		packet->source_port = ipsf_read16(next);
 		packet->destination_port = ipsf_read16(next + 2);
-	} else if (packet->protocol == IPSF_PROTO_ICMP || packet->protocol == IPSF_PROTO_ICMPV6) {
-		if (there < 2)
-			return refuse(packet, IPSF_DROP_MALFORMED);
+	} else if (bytes == 2) {
 		packet->source_port = packet->destination_port = ipsf_read16(next);
-	} else if (packet->protocol == IPSF_PROTO_MOBILITY) {
-		if (there < 3)
-			return refuse(packet, IPSF_DROP_MALFORMED);
+	} else if (bytes == 3) {
 		packet->source_port = packet->destination_port = (uint16_t)(next[2] << 8);
 	}
 	return true;

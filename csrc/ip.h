@@ -79,8 +79,8 @@ static inline int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy
 	return ecn < 0 ? -1 : ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
 }
 
-/* Whether a parsed packet has ports (or type and code) that a selector can name: no later fragment has, nor every protocol. */
-bool ipsf_ip_shows_ports(const struct ipsf_packet *packet);
+/* Whether a protocol has ports, or what selectors treat as ports: type and code of ICMP, the type of a mobility header. */
+bool ipsf_protocol_has_ports(uint8_t protocol);
 
 static inline bool ipsf_selector_has_address(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
 {
@@ -101,7 +101,7 @@ static inline bool ipsf_selector_has_port(const struct ipsf_selector *selector, 
 
 	if (any)
 		return true;
-	if (!ipsf_ip_shows_ports(packet))
+	if ((packet->flags & IPSF_PACKET_LATER_FRAGMENT) || !ipsf_protocol_has_ports(packet->protocol))
 		return opaque;
 	return port >= selector->port_first && port <= selector->port_last;
 }

@@ -14,6 +14,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#include "ip.h"
+
 #define EMPTY UINT32_MAX
 #define CROWD_MAX 4  /* rules with equal hashed bits in one table, before a longer tuple is taken */
 #define WORDS 5      /* of a key: source (2), destination (2), protocol and ports */
@@ -500,18 +502,6 @@ struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ip
 				      .flags = rule->flags, .drop = drop_of(rule, ports)};
 }
 
-/* Protocols whose header begins with what a port selector can name: TCP, UDP, DCCP, SCTP, UDP-Lite; ICMP's type and
- * code; MH's type. */
-static bool has_ports(uint8_t protocol)
-{
-	switch (protocol) {
-	case 1: case 6: case 17: case 33: case 58: case 132: case 135: case 136:
-		return true;
-	default:
-		return false;
-	}
-}
-
 void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow)
 {
 	const bool hidden = packet->flags & IPSF_PACKET_LATER_FRAGMENT;
@@ -525,7 +515,7 @@ void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow)
 	}
 	flow->version = packet->version;
 	flow->protocol = packet->protocol;
-	flow->ports = hidden ? IPSF_PORTS_HIDDEN : has_ports(packet->protocol) ? IPSF_PORTS_KNOWN : IPSF_PORTS_NONE;
+	flow->ports = hidden ? IPSF_PORTS_HIDDEN : ipsf_protocol_has_ports(packet->protocol) ? IPSF_PORTS_KNOWN : IPSF_PORTS_NONE;
 	if (flow->ports == IPSF_PORTS_KNOWN) {
 		flow->source_port = packet->source_port;
 		flow->destination_port = packet->destination_port;
@@ -541,7 +531,7 @@ void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const ui
 		struct ipsf_flow flow = {.version = version, .protocol = protocols[i]};
 		memcpy(flow.source, sources + 16 * i, size);
 		memcpy(flow.destination, destinations + 16 * i, size);
-		flow.ports = has_ports(protocols[i]) ? IPSF_PORTS_KNOWN : IPSF_PORTS_NONE;
+		flow.ports = ipsf_protocol_has_ports(protocols[i]) ? IPSF_PORTS_KNOWN : IPSF_PORTS_NONE;
 		if (flow.ports == IPSF_PORTS_KNOWN) {
 			flow.source_port = source_ports[i];
 			flow.destination_port = destination_ports[i];
