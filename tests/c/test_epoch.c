@@ -2,6 +2,7 @@
 #include "epoch.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include "check.h"
 
@@ -40,6 +41,7 @@ static void one_worker_at_a_time(void)
 static struct ipsf_epoch shared;
 static _Atomic(unsigned *) published;
 static _Atomic bool stop;
+static _Atomic unsigned reading; /* threads that have begun */
 
 static void poison_free(void *what)
 {
@@ -51,7 +53,8 @@ static void *reader(void *argument)
 {
 	const unsigned worker = *(const unsigned *)argument;
 	unsigned long bad = 0, reads = 0;
-	while (!atomic_load(&stop)) {
+	atomic_fetch_add(&reading, 1);
+	do {
 		ipsf_epoch_online(&shared, worker);
 		for (unsigned pass = 0; pass < 100; pass++) {
 			const unsigned *value = atomic_load(&published);
@@ -60,7 +63,7 @@ static void *reader(void *argument)
 			ipsf_epoch_tick(&shared, worker);
 		}
 		ipsf_epoch_offline(&shared, worker);
-	}
+	} while (!atomic_load(&stop));
 	CHECK(bad == 0 && reads > 0);
 	return NULL;
 }
@@ -82,6 +85,8 @@ static void threads(void)
 	atomic_store(&published, number(0));
 	for (unsigned i = 0; i < 2; i++)
 		CHECK(pthread_create(&thread[i], NULL, reader, &ids[i]) == 0);
+	while (atomic_load(&reading) < 2)
+		sched_yield();
 	for (unsigned i = 1; i < 20000; i++) {
 		CHECK(ipsf_epoch_reserve(&shared, 1) == IPSF_OK);
 		ipsf_epoch_retire(&shared, poison_free, atomic_exchange(&published, number(i)));
