@@ -297,7 +297,8 @@ int main(int argc, char **argv)
 	while (account.in < count)
 		batch(1 + below(IPSF_BATCH_MAX));
 	report();
-	check_reach();
+	if (account.in >= 20000) /* fewer may miss a rare one */
+		check_reach();
 	tear_down();
 	return check_summary("test_esp_mutate");
 }
