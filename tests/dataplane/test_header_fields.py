@@ -109,7 +109,7 @@ def test_dscp_comes_in_only_where_the_sa_says(pair: Pair, version: int, copy_dsc
 
 
 def test_hops_are_left_alone() -> None:
-    """The kernel has forwarded the packet to the TUN device, and counted that hop, before we see it (RFC 4301 s5.1.2)."""
+    """The kernel counted this hop when it forwarded the packet to the TUN device (RFC 4301 s5.1.2)."""
     pair = Pair.make()
     packets = [datagram(ttl=1), datagram(ttl=64), datagram(ttl=255)]
     assert pair.carry(packets) == packets
