@@ -95,6 +95,4 @@ class Notify:
     details: tuple[tuple[str, str], ...] = ()
 
 
-Action: TypeAlias = (
-    Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | Notify
-)
+Action: TypeAlias = Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | Notify

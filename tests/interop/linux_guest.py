@@ -86,13 +86,27 @@ class LinuxGuest:
             self.process = place.run(
                 subprocess.Popen,
                 [
-                    KERNEL, f"mem={memory}", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}", "quiet",
-                    "con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{theirs.fileno()}",
-                    f"uml_dir={folder}/uml", "umid=guest",
+                    KERNEL,
+                    f"mem={memory}",
+                    "rootfstype=hostfs",
+                    "rootflags=/",
+                    "rw",
+                    f"init={init}",
+                    "quiet",
+                    "con=null",
+                    "con0=null,fd:1",
+                    "ssl=null",
+                    f"ssl0=fd:{theirs.fileno()}",
+                    f"uml_dir={folder}/uml",
+                    "umid=guest",
                     f"vec0:transport=tap,ifname={tap},depth=128,mac=52:54:00:00:02:02",
                 ],
-                stdin=subprocess.DEVNULL, stdout=console, stderr=console, pass_fds=[theirs.fileno()],
-                env={"TMPDIR": str(folder), "HOME": str(folder), "PATH": "/usr/bin:/bin"}, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                pass_fds=[theirs.fileno()],
+                env={"TMPDIR": str(folder), "HOME": str(folder), "PATH": "/usr/bin:/bin"},
+                start_new_session=True,
             )
         try:
             self._answer()

@@ -1,8 +1,8 @@
 """Packets of the library against the ESP of a Linux kernel, with SAs set by hand on both: no IKE, no gateway.
 
-    this process: OutboundSa.seal, InboundSa.open === raw ESP, tap === guest: ip xfrm state, answers echo requests
-    outer 192.0.2.1  fd00:2::1                                         192.0.2.2  fd00:2::2
-    inner 10.1.0.2   fd00:a::2                                         10.2.0.2   fd00:b::2
+this process: OutboundSa.seal, InboundSa.open === raw ESP, tap === guest: ip xfrm state, answers echo requests
+outer 192.0.2.1  fd00:2::1                                         192.0.2.2  fd00:2::2
+inner 10.1.0.2   fd00:a::2                                         10.2.0.2   fd00:b::2
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The ESP of a real Linux kernel at the other end: strongSwan in user-mode Linux does IKE, its kernel the packets.
 
-    host A --- gateway A: ipsecfast === tap === guest: charon, Linux XFRM; dummy0 has host B's addresses
-    10.1.0.2             192.0.2.1             192.0.2.2                          10.2.0.2
-    fd00:a::2            fd00:2::1             fd00:2::2                          fd00:b::2
+host A --- gateway A: ipsecfast === tap === guest: charon, Linux XFRM; dummy0 has host B's addresses
+10.1.0.2             192.0.2.1             192.0.2.2                          10.2.0.2
+fd00:a::2            fd00:2::1             fd00:2::2                          fd00:b::2
 """
 
 from __future__ import annotations

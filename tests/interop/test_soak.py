@@ -1,7 +1,7 @@
 """Minutes of traffic through two gateways of ours: `make soak`. Prints its figures.
 
-    host A --- gateway A ======= gateway B --- host B
-    10.1.0.2   192.0.2.1         192.0.2.2     10.2.0.2
+host A --- gateway A ======= gateway B --- host B
+10.1.0.2   192.0.2.1         192.0.2.2     10.2.0.2
 """
 
 from __future__ import annotations

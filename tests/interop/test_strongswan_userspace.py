@@ -1,8 +1,8 @@
 """strongSwan 5.9 with its own ESP in user space at the other end: ESP in UDP, because it pretends a NAT.
 
-    host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libipsec --- host B
-    10.1.0.2             192.0.2.1                   192.0.2.2                              10.2.0.2
-    fd00:a::2                                                                               fd00:b::2
+host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libipsec --- host B
+10.1.0.2             192.0.2.1                   192.0.2.2                              10.2.0.2
+fd00:a::2                                                                               fd00:b::2
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def test_rekeys_under_ping_and_tcp(
         "aes128-sha512-modp3072",
     ],
 )
-def test_ike_algorithms(
-    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, ike: str
-) -> None:
+def test_ike_algorithms(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, ike: str) -> None:
     strongswan_b.load(their_connection(proposals=ike, esp_proposals="aes256gcm16"))
     config = our_config(connection={"proposals": [ike]}, child={"esp_proposals": ["aes256gcm16"]})
     tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)

@@ -1,6 +1,6 @@
 """The test bed itself: it counts what is lost and what comes twice, and nothing of it outlives its process.
 
-    host A --- gateway A --- gateway B --- host B     (plain routes, no tunnel)
+host A --- gateway A --- gateway B --- host B     (plain routes, no tunnel)
 """
 
 from __future__ import annotations

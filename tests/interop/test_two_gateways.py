@@ -1,8 +1,8 @@
 """ipsecfast on both ends: every kind of tunnel, rekeys under traffic, and what goes wrong in the field.
 
-    host A            gateway A                    gateway B            host B
-    10.1.0.2/24 ----- 10.1.0.1   192.0.2.1 ======= 192.0.2.2   10.2.0.1 ----- 10.2.0.2/24
-    fd00:a::2/64      fd00:a::1  fd00:2::1/64      fd00:2::2   fd00:b::1      fd00:b::2/64
+host A            gateway A                    gateway B            host B
+10.1.0.2/24 ----- 10.1.0.1   192.0.2.1 ======= 192.0.2.2   10.2.0.1 ----- 10.2.0.2/24
+fd00:a::2/64      fd00:a::1  fd00:2::1/64      fd00:2::2   fd00:b::1      fd00:b::2/64
 """
 
 from __future__ import annotations
