@@ -384,8 +384,9 @@ static void sweep_children(struct ipsf_dataplane *dp)
 	ipsf_epoch_retire(&dp->epoch, free, old);
 }
 
-/* First the children that new policies name, then the policies, then away with the children that none names any more.
- * */
+/*
+ * First the children that new policies name, then the policies, then away with the children that none names any more.
+ */
 static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *command)
 {
 	struct ipsf_spd *spd;

@@ -47,8 +47,9 @@ static struct ipsf_selector selector_of(const struct ipsf_flow *flow, const uint
 	return selector;
 }
 
-/* ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, until it is answered or some seconds have passed.
- * */
+/*
+ * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, until it is answered or some seconds have passed.
+ */
 static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, const struct ipsf_flow *flow)
 {
 	uint64_t asked = atomic_load(&child->asked);
@@ -178,8 +179,9 @@ static void classify(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 	}
 }
 
-/* Segments of one GRO datagram stand wall to wall; transport mode builds a longer IP header than it takes away: move.
- * */
+/*
+ * Segments of one GRO datagram stand wall to wall; transport mode builds a longer IP header than it takes away: move.
+ */
 static void give_headroom(struct ipsf_batch *batch, struct ipsf_packet *packet)
 {
 	struct ipsf_buffer *buffer;

@@ -17,8 +17,9 @@ enum ipsf_ports {
 	IPSF_PORTS_HIDDEN, /* a later fragment: they stood in the first one */
 };
 
-/* What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise.
- * */
+/*
+ * What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise.
+ */
 struct ipsf_flow {
 	uint8_t source[16], destination[16];
 	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both; 0 unless known */

@@ -207,8 +207,9 @@ static void notices(void)
 	end(&a, &b);
 }
 
-/* A NAT on the way gives the peer another port: told once for each new one, and only for the newest authentic packet.
- * */
+/*
+ * A NAT on the way gives the peer another port: told once for each new one, and only for the newest authentic packet.
+ */
 static void moving_peer(void)
 {
 	struct gateway a, b;

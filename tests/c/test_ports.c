@@ -316,8 +316,9 @@ static void turn_round(uint8_t *ip)
 
 static unsigned echoed;
 
-/* Packets for 10.9.0.2 come out of the device; turned round they go back in, and arrive at the socket that sent them.
- * */
+/*
+ * Packets for 10.9.0.2 come out of the device; turned round they go back in, and arrive at the socket that sent them.
+ */
 static void echo(const struct ipsf_packet *packet, unsigned index)
 {
 	(void)index;

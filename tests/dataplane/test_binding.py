@@ -150,8 +150,10 @@ def test_running_workers_leave_the_gil_to_others_and_stop_when_closed() -> None:
 def test_stop_lets_run_return(plane: DataPlane) -> None:
     worker, _, _ = add_worker(plane)
     thread = run_in_thread(worker)
+    assert thread.is_alive()
     worker.stop()
-    thread.join()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
 
 
 def test_commands_take_effect_under_a_running_worker() -> None:
