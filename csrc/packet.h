@@ -32,6 +32,8 @@ enum ipsf_packet_flag {
 	IPSF_PACKET_CLEAR = 8u,          /* BYPASS: leaves as it is */
 	IPSF_PACKET_IKE = 16u,           /* inbound: an IKE message, marker removed */
 	IPSF_PACKET_TRUNCATED = 32u,
+	IPSF_PACKET_CHECKSUM = 64u,      /* TCP or UDP: the checksum field holds only the pseudo header's sum; it must be completed
+					  * before the packet is sealed */
 };
 
 struct ipsf_packet {
@@ -47,7 +49,8 @@ struct ipsf_packet {
 	uint16_t headroom, tailroom;  /* bytes free before and behind */
 	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
 	uint16_t transport;           /* offset of the next layer's header, extension headers skipped */
-	uint16_t segment_size;        /* GSO: bytes of payload a segment, 0: one plain packet */
+	uint16_t segment_size;        /* 0: one plain packet. A super-packet: inner, TCP or UDP payload bytes a segment; sealed, bytes
+				       * from one ESP datagram at data to the next (only the last may be shorter) */
 	uint8_t version, protocol;    /* of the inner packet */
 	uint8_t tos;                  /* outer DSCP and ECN: as received, as to be sent */
 	uint8_t flags;                /* enum ipsf_packet_flag */

@@ -20,6 +20,11 @@ struct ipsf_port_ops {
 	int (*recv)(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
 	/* Sends n packets in order; marks packet->drop where one did not leave. Equal-sized neighbours may leave as one GSO datagram. */
 	void (*send)(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
+	/*
+	 * Whether this port knows the way for the packet (a next hop's hardware address); the worker asks the ports in their order and
+	 * sends by the first that says yes. NULL: it always does. No side effects, any packet that may be sent here.
+	 */
+	bool (*reaches)(const struct ipsf_port *port, const struct ipsf_packet *packet);
 	/* Forgets what was received and not yet delivered; its buffers go back to the worker's pool, which ends. NULL: keeps nothing. */
 	void (*drain)(struct ipsf_port *port);
 	void (*free)(struct ipsf_port *port);
