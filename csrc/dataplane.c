@@ -129,30 +129,35 @@ int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp)
 	return dp->event_bell.fd;
 }
 
-/* A port's receiving half belongs to one worker, its sending half to one (port.h). */
-static bool clashes(const struct ipsf_worker *other, const struct ipsf_port *inner, struct ipsf_port *const *outer,
-		    size_t n_outer, unsigned directions)
+static bool has_port(const struct ipsf_worker *worker, const struct ipsf_port *port)
 {
-	const unsigned both = other->directions & directions;
-	bool clash = both && other->inner == inner;
-	for (size_t i = 0; i < n_outer; i++) {
-		for (unsigned j = 0; j < other->n_outer; j++)
-			clash |= both && other->outer[j] == outer[i];
+	for (unsigned i = 0; i < worker->n_ports; i++) {
+		if (worker->port[i] == port)
+			return true;
 	}
-	return clash;
+	return false;
+}
+
+/* A port's receiving half belongs to one worker, its sending half to one (port.h). */
+static bool clashes(const struct ipsf_dataplane *dp, struct ipsf_port *const *ports, size_t n, unsigned directions)
+{
+	for (unsigned i = 0; i < dp->n_workers; i++) {
+		for (size_t j = 0; j < n && (dp->worker[i]->directions & directions); j++) {
+			if (has_port(dp->worker[i], ports[j]))
+				return true;
+		}
+	}
+	return false;
 }
 
 /* Keys hold a context for each worker: all workers come before the first SA. */
-int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *inner,
+int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *const *inner, size_t n_inner,
 			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker)
 {
-	if (dp->n_workers == IPSF_MAX_WORKERS || dp->n_out || dp->published.sad.count)
+	if (dp->n_workers == IPSF_MAX_WORKERS || dp->n_out || dp->published.sad.count ||
+	    clashes(dp, inner, n_inner, directions) || clashes(dp, outer, n_outer, directions))
 		return IPSF_EINVAL;
-	for (unsigned i = 0; i < dp->n_workers; i++) {
-		if (clashes(dp->worker[i], inner, outer, n_outer, directions))
-			return IPSF_EINVAL;
-	}
-	const int status = ipsf_worker_new(name, dp->n_workers, inner, outer, n_outer, directions, worker);
+	const int status = ipsf_worker_new(name, dp->n_workers, inner, n_inner, outer, n_outer, directions, worker);
 	if (status != IPSF_OK)
 		return status;
 	(*worker)->pipeline.published = &dp->published;

@@ -21,30 +21,52 @@ static bool listens(const struct ipsf_worker *worker, unsigned direction)
 	return worker->directions & direction;
 }
 
+static bool is_inner(const struct ipsf_worker *worker, unsigned source)
+{
+	return source < worker->n_inner;
+}
+
+/* Ports first_source..last_source - 1 are those we receive from. */
+static unsigned first_source(const struct ipsf_worker *worker)
+{
+	return listens(worker, IPSF_WORKER_OUTBOUND) ? 0 : worker->n_inner;
+}
+
+static unsigned last_source(const struct ipsf_worker *worker)
+{
+	return listens(worker, IPSF_WORKER_INBOUND) ? worker->n_ports : worker->n_inner;
+}
+
 /* The largest buffer and the number of buffers that the ports we receive from may need. */
 static int make_pool(struct ipsf_worker *worker)
 {
-	uint32_t size = listens(worker, IPSF_WORKER_OUTBOUND) ? worker->inner->receive_size : 0;
-	uint32_t count = SPARE_BUFFERS;
-	for (unsigned i = 0; i < worker->n_outer && listens(worker, IPSF_WORKER_INBOUND); i++) {
-		size = worker->outer[i]->receive_size > size ? worker->outer[i]->receive_size : size;
+	uint32_t size = 0, count = SPARE_BUFFERS;
+	for (unsigned i = first_source(worker); i < last_source(worker); i++) {
+		size = worker->port[i]->receive_size > size ? worker->port[i]->receive_size : size;
 		count += IPSF_BATCH_MAX;
 	}
 	return ipsf_pool_new(count, size + IPSF_HEADROOM + IPSF_TAILROOM, &worker->pool);
 }
 
-static void choose_carriers(struct ipsf_worker *worker)
+static void add_way(struct ipsf_ways *ways, struct ipsf_port *port)
 {
-	for (unsigned i = worker->n_outer; i-- > 0;) {
-		struct ipsf_port *port = worker->outer[i];
+	ways->port[ways->n++] = port;
+}
+
+static void choose_ways(struct ipsf_worker *worker)
+{
+	for (unsigned i = worker->n_inner; i-- > 0;)
+		add_way(&worker->inner, worker->port[i]);
+	for (unsigned i = worker->n_inner; i < worker->n_ports; i++) {
+		struct ipsf_port *port = worker->port[i];
 		for (unsigned carrier = 0; carrier < IPSF_CARRIER_COUNT; carrier++) {
 			if (port->carriers & 1u << carrier)
-				worker->carrier[carrier] = port;
+				add_way(&worker->carrier[carrier], port);
 		}
 		if (port->sends_clear && (port->carriers & 1u << IPSF_CARRIER_RAW4))
-			worker->clear[0] = port;
+			add_way(&worker->clear[0], port);
 		if (port->sends_clear && (port->carriers & 1u << IPSF_CARRIER_RAW6))
-			worker->clear[1] = port;
+			add_way(&worker->clear[1], port);
 	}
 }
 
@@ -63,11 +85,17 @@ static int make_parts(struct ipsf_worker *worker)
 	return IPSF_OK;
 }
 
-int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, struct ipsf_port *const *outer,
-		    size_t n_outer, unsigned directions, struct ipsf_worker **out)
+static void take_ports(struct ipsf_worker *worker, struct ipsf_port *const *ports, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		worker->port[worker->n_ports++] = ports[i];
+}
+
+int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *const *inner, size_t n_inner,
+		    struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **out)
 {
 	const unsigned both = IPSF_WORKER_OUTBOUND | IPSF_WORKER_INBOUND;
-	if (n_outer > IPSF_OUTER_MAX || directions == 0 || (directions & ~both))
+	if (n_inner == 0 || n_inner > IPSF_INNER_MAX || n_outer > IPSF_OUTER_MAX || directions == 0 || (directions & ~both))
 		return IPSF_EINVAL;
 	struct ipsf_worker *worker = aligned_alloc(IPSF_CACHE_LINE, sizeof *worker);
 	if (!worker)
@@ -75,14 +103,13 @@ int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *inner, s
 	memset(worker, 0, sizeof *worker);
 	snprintf(worker->name, sizeof worker->name, "%s", name);
 	worker->directions = directions;
-	worker->inner = inner;
-	worker->n_outer = (unsigned)n_outer;
-	for (size_t i = 0; i < n_outer; i++)
-		worker->outer[i] = outer[i];
+	take_ports(worker, inner, n_inner);
+	worker->n_inner = worker->n_ports;
+	take_ports(worker, outer, n_outer);
 	worker->bell.fd = -1;
 	worker->pipeline.worker = index;
 	ipsf_hold_init(&worker->pipeline.hold);
-	choose_carriers(worker);
+	choose_ways(worker);
 	const int status = make_parts(worker);
 	if (status != IPSF_OK) {
 		ipsf_worker_free(worker);
@@ -100,10 +127,8 @@ static void drain(struct ipsf_port *port)
 
 void ipsf_worker_free(struct ipsf_worker *worker)
 {
-	if (listens(worker, IPSF_WORKER_OUTBOUND))
-		drain(worker->inner);
-	for (unsigned i = 0; i < worker->n_outer && listens(worker, IPSF_WORKER_INBOUND); i++)
-		drain(worker->outer[i]);
+	for (unsigned i = first_source(worker); i < last_source(worker); i++)
+		drain(worker->port[i]);
 	ipsf_hold_fini(&worker->pipeline.hold);
 	ipsf_flow_cache_free(worker->pipeline.flows);
 	ipsf_ring_free(worker->pipeline.events);
@@ -136,30 +161,47 @@ static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf
 	return n;
 }
 
-static struct ipsf_port *way_out(const struct ipsf_worker *worker, const struct ipsf_packet *packet)
+static const struct ipsf_ways *ways_of(const struct ipsf_worker *worker, const struct ipsf_packet *packet,
+				       enum ipsf_direction direction)
 {
-	return packet->flags & IPSF_PACKET_CLEAR ? worker->clear[packet->version == 6] : worker->carrier[packet->carrier];
+	if (direction == IPSF_IN)
+		return &worker->inner;
+	return packet->flags & IPSF_PACKET_CLEAR ? &worker->clear[packet->version == 6] : &worker->carrier[packet->carrier];
 }
 
-static void refuse(struct ipsf_packet *const *packets, unsigned n)
+static struct ipsf_port *way_out(const struct ipsf_worker *worker, const struct ipsf_packet *packet,
+				 enum ipsf_direction direction)
 {
-	for (unsigned i = 0; i < n; i++) {
-		const bool clear = packets[i]->flags & IPSF_PACKET_CLEAR;
-		packets[i]->drop = clear ? IPSF_DROP_NO_BYPASS_PORT : IPSF_DROP_NO_CARRIER;
+	const struct ipsf_ways *ways = ways_of(worker, packet, direction);
+	for (unsigned i = 0; i < ways->n; i++) {
+		struct ipsf_port *port = ways->port[i];
+		if (!port->ops->reaches || port->ops->reaches(port, packet))
+			return port;
 	}
+	return NULL;
 }
 
-static void send_outer(struct ipsf_worker *worker)
+static void refuse(const struct ipsf_worker *worker, struct ipsf_packet *packet, enum ipsf_direction direction)
 {
-	struct ipsf_batch *batch = worker->batch;
-	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal port */
-		struct ipsf_port *port = way_out(worker, batch->packet[i]);
-		for (n = 1; i + n < batch->n && way_out(worker, batch->packet[i + n]) == port;)
-			n++;
+	if (ways_of(worker, packet, direction)->n)
+		packet->drop = IPSF_DROP_NO_NEXT_HOP;
+	else
+		packet->drop = packet->flags & IPSF_PACKET_CLEAR ? IPSF_DROP_NO_BYPASS_PORT : IPSF_DROP_NO_CARRIER;
+}
+
+/* Runs of equal port, in their order. */
+static void send_batch(struct ipsf_worker *worker, enum ipsf_direction direction)
+{
+	const struct ipsf_batch *batch = worker->batch;
+	struct ipsf_port *next = batch->n ? way_out(worker, batch->packet[0], direction) : NULL;
+	for (unsigned i = 0, end = 0; i < batch->n; i = end) {
+		struct ipsf_port *port = next;
+		for (end = i + 1; end < batch->n && (next = way_out(worker, batch->packet[end], direction)) == port;)
+			end++;
 		if (port)
-			port->ops->send(port, batch->packet + i, n);
-		else
-			refuse(batch->packet + i, n);
+			port->ops->send(port, batch->packet + i, end - i);
+		for (unsigned j = i; !port && j < end; j++)
+			refuse(worker, batch->packet[j], direction);
 	}
 }
 
@@ -181,15 +223,14 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 static void outbound_batch(struct ipsf_worker *worker)
 {
 	ipsf_outbound(&worker->pipeline, worker->batch);
-	send_outer(worker);
+	send_batch(worker, IPSF_OUT);
 	finish(worker, IPSF_OUT);
 }
 
 static void inbound_batch(struct ipsf_worker *worker)
 {
 	ipsf_inbound(&worker->pipeline, worker->batch);
-	if (worker->batch->n)
-		worker->inner->ops->send(worker->inner, worker->batch->packet, worker->batch->n);
+	send_batch(worker, IPSF_IN);
 	finish(worker, IPSF_IN);
 }
 
@@ -207,13 +248,13 @@ static void settle_held(struct ipsf_worker *worker)
 	finish(worker, IPSF_OUT);
 }
 
-/* One batch of source 0, the inner port, or 1..n, the outer ones: packets received, or IPSF_ESYS. */
+/* One batch of a port: packets received, or IPSF_ESYS. */
 static int one_batch(struct ipsf_worker *worker, unsigned source)
 {
-	const enum ipsf_direction direction = source == 0 ? IPSF_OUT : IPSF_IN;
+	const enum ipsf_direction direction = is_inner(worker, source) ? IPSF_OUT : IPSF_IN;
 	if (direction == IPSF_OUT)
 		settle_held(worker);
-	const int n = receive(worker, source == 0 ? worker->inner : worker->outer[source - 1], direction);
+	const int n = receive(worker, worker->port[source], direction);
 	worker->more[source] = n == IPSF_BATCH_MAX;
 	if (n <= 0)
 		return n;
@@ -238,17 +279,6 @@ static void end_pass(struct ipsf_worker *worker)
 	if (worker->pipeline.told)
 		ipsf_doorbell_ring(worker->event_bell);
 	worker->pipeline.told = false;
-}
-
-/* Sources first..last - 1 are ours. */
-static unsigned first_source(const struct ipsf_worker *worker)
-{
-	return listens(worker, IPSF_WORKER_OUTBOUND) ? 0 : 1;
-}
-
-static unsigned last_source(const struct ipsf_worker *worker)
-{
-	return listens(worker, IPSF_WORKER_INBOUND) ? 1 + worker->n_outer : 1;
 }
 
 int ipsf_worker_step(struct ipsf_worker *worker)
@@ -296,10 +326,8 @@ static int pass(struct ipsf_worker *worker, const struct pollfd *wait)
 static int prepare_wait(const struct ipsf_worker *worker, struct pollfd *wait)
 {
 	const unsigned last = last_source(worker);
-	for (unsigned source = 0; source < last; source++) {
-		const struct ipsf_port *port = source == 0 ? worker->inner : worker->outer[source - 1];
-		wait[source] = (struct pollfd){.fd = source < first_source(worker) ? -1 : port->fd, .events = POLLIN};
-	}
+	for (unsigned source = 0; source < last; source++)
+		wait[source] = (struct pollfd){.fd = source < first_source(worker) ? -1 : worker->port[source]->fd, .events = POLLIN};
 	wait[last] = (struct pollfd){.fd = worker->bell.fd, .events = POLLIN};
 	return (int)last + 1;
 }
@@ -314,7 +342,7 @@ static bool any_more(const struct ipsf_worker *worker)
 
 int ipsf_worker_run(struct ipsf_worker *worker)
 {
-	struct pollfd wait[IPSF_OUTER_MAX + 2];
+	struct pollfd wait[IPSF_SOURCES_MAX + 1];
 	const int n = prepare_wait(worker, wait);
 	int status = IPSF_OK;
 	prctl(PR_SET_NAME, worker->name);

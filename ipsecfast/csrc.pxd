@@ -185,8 +185,8 @@ cdef extern from "ipsecfast.h" nogil:
     void ipsf_dataplane_free(ipsf_dataplane *dp)
     const char *ipsf_dataplane_engine(const ipsf_dataplane *dp)
     int ipsf_dataplane_event_fd(const ipsf_dataplane *dp)
-    int ipsf_dataplane_add_worker(ipsf_dataplane *dp, const char *name, ipsf_port *inner, ipsf_port **outer,
-                                  size_t n_outer, unsigned directions, ipsf_worker **worker)
+    int ipsf_dataplane_add_worker(ipsf_dataplane *dp, const char *name, ipsf_port **inner, size_t n_inner,
+                                  ipsf_port **outer, size_t n_outer, unsigned directions, ipsf_worker **worker)
     int ipsf_worker_run(ipsf_worker *worker)
     int ipsf_worker_step(ipsf_worker *worker)
     void ipsf_worker_stop(ipsf_worker *worker)

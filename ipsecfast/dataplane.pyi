@@ -72,7 +72,13 @@ class DataPlane:
     @property
     def event_fd(self) -> int: ...
     def add_worker(
-        self, name: str, inner: Port, outer: Sequence[Port], *, outbound: bool = True, inbound: bool = True
+        self,
+        name: str,
+        inner: Port | Sequence[Port],
+        outer: Sequence[Port],
+        *,
+        outbound: bool = True,
+        inbound: bool = True,
     ) -> Worker: ...
     def install_inbound(self, params: SaParams) -> None: ...
     def install_outbound(self, params: SaParams) -> None: ...

@@ -337,17 +337,20 @@ cdef class DataPlane:
         self._require_open()
         return csrc.ipsf_dataplane_event_fd(self._dp)
 
-    def add_worker(self, str name not None, Port inner not None, outer, *, outbound=True, inbound=True):
-        """A worker between `inner` and the ports of the sequence `outer`; all workers are added before one runs.
+    def add_worker(self, str name not None, inner not None, outer, *, outbound=True, inbound=True):
+        """A worker between the inner port (or ports) `inner` and those of the sequence `outer`.
 
-        `outbound` and `inbound` say which directions it carries. Each port is received from by one worker only, and sent to
-        by one worker only. Raises DataPlaneError where that can't be.
+        All workers are added before the first SA is installed. `outbound` and `inbound` say which directions it carries. A packet
+        leaves by the first port that reaches it: outer ports of its kind are asked in their order, inner ones from the last to
+        the first, which is the default. Each port is received from by one worker only, and sent to by one worker only. Raises
+        DataPlaneError where that can't be.
         """
-        cdef list ports = [inner, *outer]
-        cdef size_t n = len(ports)
+        cdef list inside = [inner] if isinstance(inner, Port) else list(inner)
+        cdef list ports = [*inside, *outer]
+        cdef size_t n = len(ports), n_inner = len(inside)
         cdef unsigned directions = ((csrc.IPSF_WORKER_OUTBOUND if outbound else 0)
                                     | (csrc.IPSF_WORKER_INBOUND if inbound else 0))
-        cdef csrc.ipsf_port **pointers = <csrc.ipsf_port **>calloc(n, sizeof(csrc.ipsf_port *))
+        cdef csrc.ipsf_port **pointers = <csrc.ipsf_port **>calloc(n + 1, sizeof(csrc.ipsf_port *))
         cdef list entered = []
         if pointers == NULL:
             raise MemoryError(name)
@@ -355,7 +358,7 @@ cdef class DataPlane:
             for i in range(n):
                 pointers[i] = (<Port?>ports[i])._enter()
                 entered.append(ports[i])
-            worker = self._new_worker(name, pointers, n - 1, directions)
+            worker = self._new_worker(name, pointers, n_inner, n - n_inner, directions)
             self._ports.extend(entered)
             entered.clear()
             return worker
@@ -364,7 +367,7 @@ cdef class DataPlane:
             for port in entered:
                 (<Port>port)._leave()
 
-    cdef Worker _new_worker(self, str name, csrc.ipsf_port **ports, size_t n_outer, unsigned directions):
+    cdef Worker _new_worker(self, str name, csrc.ipsf_port **ports, size_t n_inner, size_t n_outer, unsigned directions):
         cdef Worker worker = Worker.__new__(Worker)
         cdef bytes encoded = name.encode()
         self._require_open()
@@ -373,8 +376,8 @@ cdef class DataPlane:
         if grown == NULL:
             raise MemoryError(name)
         self._workers = grown
-        check(csrc.ipsf_dataplane_add_worker(self._dp, encoded, ports[0], ports + 1, n_outer, directions, &worker._worker),
-              f"worker {name}")
+        check(csrc.ipsf_dataplane_add_worker(self._dp, encoded, ports, n_inner, ports + n_inner, n_outer, directions,
+                                             &worker._worker), f"worker {name}")
         grown[self._n_workers] = worker._worker
         self._n_workers += 1
         worker._plane, worker.name = self, name

@@ -207,7 +207,13 @@ int ipsf_dataplane_new(const char *engine, struct ipsf_dataplane **dp);
 void ipsf_dataplane_free(struct ipsf_dataplane *dp); /* after its workers' threads have ended; ports stay the caller's */
 const char *ipsf_dataplane_engine(const struct ipsf_dataplane *dp);
 int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp);
-int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *inner,
+/*
+ * A worker between n_inner (1..8) inner and n_outer (0..16) outer ports; all workers come before the first SA. It receives from all of
+ * them, as directions say. What was opened goes to the first inner port, from the last to the first, that reaches it: inner[0] is the
+ * default. What was sealed goes to the first outer port of its carrier, in their order, that reaches it.
+ * IPSF_EINVAL: a number out of its range, an SA is installed, or a port is another worker's in one of the directions.
+ */
+int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *const *inner, size_t n_inner,
 			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker);
 int ipsf_worker_run(struct ipsf_worker *worker);   /* until ipsf_worker_stop(); 0 or IPSF_ESYS */
 int ipsf_worker_step(struct ipsf_worker *worker);  /* one pass without waiting: packets handled */

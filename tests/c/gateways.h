@@ -89,10 +89,10 @@ static inline void gateway_new(struct gateway *g, uint8_t net, struct ipsf_port 
 	g->outer = outer;
 	CHECK(ipsf_dataplane_new("auto", &g->dp) == IPSF_OK);
 	CHECK(ipsf_port_memory_pair(capacity, &g->inner, &g->host) == IPSF_OK);
-	CHECK(ipsf_dataplane_add_worker(g->dp, "out", g->inner, &g->outer, 1, threads ? out : out | in, &g->out) == IPSF_OK);
+	CHECK(ipsf_dataplane_add_worker(g->dp, "out", &g->inner, 1, &g->outer, 1, threads ? out : out | in, &g->out) == IPSF_OK);
 	g->in = g->out;
 	if (threads)
-		CHECK(ipsf_dataplane_add_worker(g->dp, "in", g->inner, &g->outer, 1, in, &g->in) == IPSF_OK);
+		CHECK(ipsf_dataplane_add_worker(g->dp, "in", &g->inner, 1, &g->outer, 1, in, &g->in) == IPSF_OK);
 }
 
 static inline void gateway_free(struct gateway *g)

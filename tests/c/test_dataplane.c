@@ -53,14 +53,14 @@ static void workers(void)
 	struct ipsf_port *inner, *host, *many[IPSF_OUTER_MAX + 1];
 	gateways_new(&a, &b, 64, true);
 	CHECK(ipsf_port_memory_pair(16, &inner, &host) == IPSF_OK);
-	CHECK(ipsf_dataplane_add_worker(a.dp, "again", a.inner, &host, 1, IPSF_WORKER_OUTBOUND, &worker) == IPSF_EINVAL);
-	CHECK(ipsf_dataplane_add_worker(a.dp, "again", inner, &a.outer, 1, IPSF_WORKER_INBOUND, &worker) == IPSF_EINVAL);
-	CHECK(ipsf_dataplane_add_worker(a.dp, "nothing", inner, &host, 1, 0, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "again", &a.inner, 1, &host, 1, IPSF_WORKER_OUTBOUND, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "again", &inner, 1, &a.outer, 1, IPSF_WORKER_INBOUND, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "nothing", &inner, 1, &host, 1, 0, &worker) == IPSF_EINVAL);
 	for (unsigned i = 0; i <= IPSF_OUTER_MAX; i++)
 		many[i] = host;
-	CHECK(ipsf_dataplane_add_worker(a.dp, "many", inner, many, IPSF_OUTER_MAX + 1, 3, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "many", &inner, 1, many, IPSF_OUTER_MAX + 1, 3, &worker) == IPSF_EINVAL);
 	CHECK(install(&a, IPSF_CMD_INSTALL_INBOUND, 0x1000) == IPSF_OK);
-	CHECK(ipsf_dataplane_add_worker(a.dp, "late", inner, &host, 1, 3, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "late", &inner, 1, &host, 1, 3, &worker) == IPSF_EINVAL);
 	ipsf_port_free(inner);
 	ipsf_port_free(host);
 	gateway_free(&a);

@@ -287,7 +287,7 @@ static void no_way_out(void)
 	gateways_new(&a, &b, 64, false);
 	one_way(&a, &b, 0x1000);
 	CHECK(publish(&a, policies, 2) == IPSF_OK);
-	a.out->clear[0] = a.out->carrier[IPSF_CARRIER_UDP4] = NULL;
+	a.out->clear[0].n = a.out->carrier[IPSF_CARRIER_UDP4].n = 0;
 	CHECK(send_packet(&a, 60, 9, 1) == IPSF_OK && send_packet(&a, 60, 1, 2) == IPSF_OK && ipsf_worker_step(a.out) == 2);
 	CHECK(drops_of(a.out, IPSF_DROP_NO_BYPASS_PORT) == 1 && drops_of(a.out, IPSF_DROP_NO_CARRIER) == 1);
 	end(&a, &b);

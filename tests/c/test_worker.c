@@ -213,7 +213,7 @@ static void broken_port(void)
 	CHECK(pipe(ends) == 0 && write(ends[1], "x", 1) == 1);
 	broken.fd = ends[0];
 	CHECK(ipsf_port_memory_pair(16, &inner, &host) == IPSF_OK && ipsf_dataplane_new("auto", &dp) == IPSF_OK);
-	CHECK(ipsf_dataplane_add_worker(dp, "w", inner, outer, 1, 3, &worker) == IPSF_OK);
+	CHECK(ipsf_dataplane_add_worker(dp, "w", &inner, 1, outer, 1, 3, &worker) == IPSF_OK);
 	CHECK(ipsf_worker_run(worker) == IPSF_ESYS && ipsf_worker_step(worker) == IPSF_ESYS);
 	ipsf_worker_stop(worker);
 	CHECK(ipsf_worker_run(worker) == IPSF_OK); /* stopped before it began */
