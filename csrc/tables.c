@@ -19,6 +19,18 @@ static const char *const event_text[] = {
 #undef IPSF_EVENT
 };
 
+static const char *const stage_text[] = {
+#define IPSF_STAGE(name, text, help) [IPSF_STAGE_##name] = text,
+#include "tables/stages.def"
+#undef IPSF_STAGE
+};
+
+static const char *const stage_help[] = {
+#define IPSF_STAGE(name, text, help) [IPSF_STAGE_##name] = help,
+#include "tables/stages.def"
+#undef IPSF_STAGE
+};
+
 const char *ipsf_drop_text(unsigned reason)
 {
 	return reason < IPSF_DROP_COUNT ? drop_text[reason] : "unknown";
@@ -32,6 +44,16 @@ const char *ipsf_drop_help(unsigned reason)
 const char *ipsf_event_text(unsigned kind)
 {
 	return kind < IPSF_EVENT_COUNT ? event_text[kind] : "unknown";
+}
+
+const char *ipsf_stage_text(unsigned stage)
+{
+	return stage < IPSF_STAGE_COUNT ? stage_text[stage] : "unknown";
+}
+
+const char *ipsf_stage_help(unsigned stage)
+{
+	return stage < IPSF_STAGE_COUNT ? stage_help[stage] : "There is no such stage.";
 }
 
 const char *ipsf_error_text(int error)

@@ -128,6 +128,34 @@ cdef extern from "ipsecfast.h" nogil:
     int ipsf_raw_open(const char *engine, const uint8_t *key, size_t key_length, uint8_t *data, size_t length,
                       size_t stride, size_t n, size_t rounds)
 
+    enum ipsf_stage:
+        IPSF_STAGE_COUNT
+    const char *ipsf_stage_text(unsigned stage)
+    const char *ipsf_stage_help(unsigned stage)
+
+    struct ipsf_stage_setup:
+        const char *engine
+        uint8_t key[32]
+        uint8_t key_length
+        uint8_t esn
+        const uint32_t *sizes
+        size_t n_sizes
+        uint32_t policies
+        uint32_t flows
+        uint32_t sas
+        uint32_t batch
+        uint32_t replay_window
+
+    struct ipsf_stage_times:
+        double nanoseconds[IPSF_STAGE_COUNT]
+        double cycles[IPSF_STAGE_COUNT]
+        uint64_t dropped
+
+    struct ipsf_stage_bench
+    int ipsf_stage_bench_new(const ipsf_stage_setup *setup, ipsf_stage_bench **bench)
+    void ipsf_stage_bench_run(ipsf_stage_bench *bench, size_t batches, ipsf_stage_times *times)
+    void ipsf_stage_bench_free(ipsf_stage_bench *bench)
+
     struct ipsf_replay
     int ipsf_replay_new(uint32_t size, int esn, ipsf_replay **replay)
     void ipsf_replay_free(ipsf_replay *replay)

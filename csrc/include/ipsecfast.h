@@ -148,6 +148,44 @@ int ipsf_raw_seal(const char *engine, const uint8_t *key, size_t key_length, uin
 int ipsf_raw_open(const char *engine, const uint8_t *key, size_t key_length, uint8_t *data, size_t length, size_t stride,
 		  size_t n, size_t rounds);
 
+/* ---- what each stage costs, for benchmarks: one thread, memory only ---- */
+
+enum ipsf_stage {
+#define IPSF_STAGE(name, text, help) IPSF_STAGE_##name,
+#include "../tables/stages.def"
+#undef IPSF_STAGE
+	IPSF_STAGE_COUNT
+};
+const char *ipsf_stage_text(unsigned stage); /* a stable word, e.g. "spd-hit" */
+const char *ipsf_stage_help(unsigned stage);
+
+/*
+ * Packets of the given sizes in turn, UDP over IPv4, of `flows` flows in turn; flow i belongs to SA i % sas. An SPD of
+ * `policies` policies (at least sas), each a pair of prefixes.
+ */
+struct ipsf_stage_setup {
+	const char *engine;
+	uint8_t key[32], key_length; /* AES, without salt */
+	uint8_t esn;
+	const uint32_t *sizes;       /* bytes of the inner packets, 28 to 65,000 */
+	size_t n_sizes;
+	uint32_t policies, flows, sas;
+	uint32_t batch;              /* packets a step, 1 to 64 */
+	uint32_t replay_window;
+};
+
+struct ipsf_stage_times {
+	double nanoseconds[IPSF_STAGE_COUNT], cycles[IPSF_STAGE_COUNT]; /* a packet; cycles are 0 where the machine doesn't say */
+	uint64_t dropped;                                              /* not 0: the figures mean nothing */
+};
+
+struct ipsf_stage_bench;
+/* IPSF_EINVAL, IPSF_ENOMEM, IPSF_ENOENT, IPSF_ECRYPTO. */
+int ipsf_stage_bench_new(const struct ipsf_stage_setup *setup, struct ipsf_stage_bench **bench);
+/* Measures every stage over so many batches, one stage after the other; those that undo each other batch by batch. */
+void ipsf_stage_bench_run(struct ipsf_stage_bench *bench, size_t batches, struct ipsf_stage_times *times);
+void ipsf_stage_bench_free(struct ipsf_stage_bench *bench);
+
 struct ipsf_replay;
 int ipsf_replay_new(uint32_t size, int esn, struct ipsf_replay **replay);
 void ipsf_replay_free(struct ipsf_replay *replay);
