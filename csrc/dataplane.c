@@ -5,6 +5,7 @@
  */
 #include <stdlib.h>
 
+#include "link.h"
 #include "worker.h"
 
 struct ipsf_dataplane {
@@ -411,6 +412,29 @@ static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *com
 	return IPSF_OK;
 }
 
+/* ---- PUBLISH_HOPS ---- */
+
+static void free_hops(void *hops)
+{
+	ipsf_hops_free(hops);
+}
+
+static int publish_hops(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_hops *hops;
+	if (!command->port || !command->port->ops->reaches || (command->n_hops && !command->hops))
+		return IPSF_EINVAL;
+	const int status = ipsf_hops_new(command->hops, command->n_hops, &hops);
+	if (status != IPSF_OK)
+		return status;
+	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK) {
+		ipsf_hops_free(hops);
+		return IPSF_ENOMEM;
+	}
+	ipsf_epoch_retire(&dp->epoch, free_hops, atomic_exchange(&command->port->hops, hops));
+	return IPSF_OK;
+}
+
 int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *command)
 {
 	static int (*const apply[])(struct ipsf_dataplane *, const struct ipsf_command *) = {
@@ -422,6 +446,7 @@ int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *c
 		[IPSF_CMD_MOVE_PEER] = move_peer,
 		[IPSF_CMD_RELEASE_HELD] = release_held,
 		[IPSF_CMD_PUBLISH_SPD] = publish_spd,
+		[IPSF_CMD_PUBLISH_HOPS] = publish_hops,
 	};
 	if ((size_t)command->kind >= sizeof apply / sizeof apply[0])
 		return IPSF_EINVAL;

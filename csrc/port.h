@@ -7,8 +7,11 @@
 #ifndef IPSF_PORT_H
 #define IPSF_PORT_H
 
+#include <stdatomic.h>
+
 #include "packet.h"
 
+struct ipsf_hops;
 struct ipsf_port;
 
 struct ipsf_port_ops {
@@ -38,6 +41,7 @@ struct ipsf_port {
 	unsigned carriers;
 	bool sends_clear;            /* BYPASS packets may leave here as they are */
 	uint32_t receive_size;       /* bytes a buffer must hold for one recv, headroom and tailroom apart */
+	_Atomic(struct ipsf_hops *) hops; /* of a port that has `reaches`: what it knows (link.h), published like the SPD; else NULL */
 	char name[32];
 };
 

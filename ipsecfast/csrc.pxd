@@ -183,6 +183,13 @@ cdef extern from "ipsecfast.h" nogil:
     int ipsf_port_fd(const ipsf_port *port)
     void ipsf_port_free(ipsf_port *port)
 
+    struct ipsf_hop:
+        ipsf_addr network
+        uint8_t prefix_length
+        uint8_t destination[6]
+        uint8_t source[6]
+        uint32_t mtu
+
     struct ipsf_dataplane
     struct ipsf_worker
 
@@ -230,6 +237,7 @@ cdef extern from "ipsecfast.h" nogil:
         IPSF_CMD_MOVE_PEER
         IPSF_CMD_RELEASE_HELD
         IPSF_CMD_PUBLISH_SPD
+        IPSF_CMD_PUBLISH_HOPS
 
     struct ipsf_command:
         ipsf_command_kind kind
@@ -240,6 +248,9 @@ cdef extern from "ipsecfast.h" nogil:
         const ipsf_path *path
         const ipsf_policy *policies
         size_t n_policies
+        ipsf_port *port
+        const ipsf_hop *hops
+        size_t n_hops
     int ipsf_dataplane_apply(ipsf_dataplane *dp, const ipsf_command *command)
 
     enum:

@@ -221,6 +221,17 @@ const char *ipsf_port_name(const struct ipsf_port *port);
 int ipsf_port_fd(const struct ipsf_port *port);
 void ipsf_port_free(struct ipsf_port *port);
 
+/*
+ * Who sends on what goes to a network over an Ethernet link: both hardware addresses, and the largest IP packet in bytes.
+ * mtu 0: the network stays with the kernel, whatever wider entries say. Host bits of network are ignored.
+ */
+struct ipsf_hop {
+	struct ipsf_addr network;
+	uint8_t prefix_length;
+	uint8_t destination[6], source[6];
+	uint32_t mtu;
+};
+
 struct ipsf_dataplane;
 struct ipsf_worker;
 
@@ -268,6 +279,7 @@ enum ipsf_command_kind {
 	IPSF_CMD_MOVE_PEER,
 	IPSF_CMD_RELEASE_HELD,
 	IPSF_CMD_PUBLISH_SPD,
+	IPSF_CMD_PUBLISH_HOPS,     /* the whole table of a port's next hops */
 };
 
 /*
@@ -282,6 +294,9 @@ struct ipsf_command {
 	const struct ipsf_path *path;
 	const struct ipsf_policy *policies;
 	size_t n_policies;
+	struct ipsf_port *port; /* PUBLISH_HOPS: a port that needs next hops, and what it shall know */
+	const struct ipsf_hop *hops;
+	size_t n_hops;
 };
 int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *command);
 
