@@ -307,14 +307,26 @@ class SteadyPing:
 
 
 class Stream:
-    """A TCP stream, from construction to `finish`. Without `destination` somebody listens already."""
+    """A TCP stream, from construction to `finish`, at most `pace` bytes a second.
 
-    def __init__(self, source: Namespace, destination: Namespace | None, address: str, *, port: int = 7001) -> None:
+    Without `destination` somebody listens already.
+    """
+
+    def __init__(
+        self,
+        source: Namespace,
+        destination: Namespace | None,
+        address: str,
+        *,
+        port: int = 7001,
+        pace: int | None = None,
+    ) -> None:
         where = [address, str(port)]
         if destination is not None:
             sink = Figures(destination.start([*TRAFFIC, "tcp-receive", *where], stdout=subprocess.PIPE))
             sink.await_first("seconds", "the receiver listens")
-        self._sender = Figures(source.start([*TRAFFIC, "tcp-send", *where], stdout=subprocess.PIPE))
+        paced = [] if pace is None else ["--pace", str(pace)]
+        self._sender = Figures(source.start([*TRAFFIC, "tcp-send", *where, *paced], stdout=subprocess.PIPE))
         self._sender.await_first("bytes", "the stream runs")
 
     def finish(self) -> list[int]:

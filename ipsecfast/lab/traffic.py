@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 SOL_UDP = 17
 UDP_SEGMENT = 103
 SO_RCVBUFFORCE = 33
+SO_MAX_PACING_RATE = 47
 MSG_WAITFORONE = 0x10000
 MAX_SEGMENTS = 64
 MAX_UDP_PAYLOAD = 65000
@@ -215,8 +216,11 @@ def receive_numbered(address: str, port: int, stop: Stop) -> None:
 # ---- TCP ----
 
 
-def send_stream(address: str, port: int, stop: Stop) -> None:
+def send_stream(address: str, port: int, pace: int | None, stop: Stop) -> None:
+    """As fast as TCP lets it, or at most `pace` bytes a second."""
     sock = socket.create_connection((address, port), timeout=10)
+    if pace is not None:
+        sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
     block, report, sent = bytes(1 << 18), Report(), 0
     sock.settimeout(1.0)
     while not stop:
@@ -224,7 +228,16 @@ def send_stream(address: str, port: int, stop: Stop) -> None:
             sent += sock.send(block)
         report.tick(bytes=sent)
     report.last(bytes=sent)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # nothing is sent after the end
     sock.close()
+
+
+def _receive_some(connection: socket.socket, buffer: bytearray) -> int:
+    """0: the sender is done; ours throws away what it could not send."""
+    try:
+        return connection.recv_into(buffer)
+    except ConnectionResetError:
+        return 0
 
 
 def receive_stream(address: str, port: int, stop: Stop) -> None:
@@ -238,7 +251,7 @@ def receive_stream(address: str, port: int, stop: Stop) -> None:
             if connection is None:
                 connection, _ = server.accept()
                 connection.settimeout(0.2)
-            elif count := connection.recv_into(buffer):
+            elif count := _receive_some(connection, buffer):
                 received += count
             else:
                 connection.close()
@@ -321,6 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("port", type=int, help="0 for ping")
     parser.add_argument("--rate", type=int, default=50_000, help="packets a second (udp-send, ping)")
     parser.add_argument("--size", type=int, default=200, help="bytes of UDP payload, 8 to 1472 (udp-send)")
+    parser.add_argument("--pace", type=int, help="bytes a second at most (tcp-send)")
     parser.add_argument("--seconds", type=float, help="default: until SIGTERM")
     given = parser.parse_args(arguments)
     if not 8 <= given.size <= 1472 or given.rate <= 0:
@@ -331,7 +345,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif given.verb == "udp-receive":
         receive_numbered(given.address, given.port, stop)
     elif given.verb == "tcp-send":
-        send_stream(given.address, given.port, stop)
+        send_stream(given.address, given.port, given.pace, stop)
     elif given.verb == "ping":
         ping_steadily(given.address, given.rate, stop)
     else:
