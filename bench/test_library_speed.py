@@ -7,8 +7,8 @@ from ipaddress import ip_network
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
-from stages import inbound, packet, sa_params
 
+from ipsecfast.bench.workload import inbound, packet, sa_params
 from ipsecfast.dataplane import ENGINES, InboundSa, OutboundSa, PacketBatch, ReplayWindow, Spd
 from ipsecfast.model import Policy, PolicyAction, TrafficSelector
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ipsecfast import __version__
+from ipsecfast.bench.command import bench
 from ipsecfast.config import DEFAULT_CONTROL, GatewayConfig, load_config
 from ipsecfast.control import DEFAULT_TIMEOUT, Command, NoGatewayError, Verb, send_command
 from ipsecfast.errors import ConfigError, ControlError, IpsecError
@@ -35,6 +36,7 @@ First steps:
   ipsecfast check gateway.toml    what is wrong with a configuration, or what it will do
   ipsecfast run gateway.toml      the gateway, in the foreground (as root)
   ipsecfast status                what it is doing
+  ipsecfast bench                 how fast it is here, beside others
 """
 
 
@@ -263,3 +265,8 @@ def demo(arguments: tuple[str, ...]) -> None:
     from ipsecfast.lab.demo import main as demo_main
 
     sys.exit(demo_main(list(arguments)))
+
+
+# ---- bench ----
+
+main.add_command(bench)

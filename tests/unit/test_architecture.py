@@ -14,7 +14,17 @@ from ipsecfast.ike.states import IkeState, Role
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md")
-FOLDERS = ("", "csrc", "csrc/include", "ipsecfast", "ipsecfast/ike", "ipsecfast/config", "ipsecfast/lab", "tests/c")
+FOLDERS = (
+    "",
+    "csrc",
+    "csrc/include",
+    "ipsecfast",
+    "ipsecfast/ike",
+    "ipsecfast/config",
+    "ipsecfast/lab",
+    "ipsecfast/bench",
+    "tests/c",
+)
 PLANNED = {"csrc/port_packet.c", "csrc/port_xdp.c", "port_packet.c", "port_xdp.c"}
 
 

@@ -24,7 +24,8 @@ def imported_by(file: Path) -> set[str]:
 
 def test_only_the_gateway_and_what_forwards_know_the_data_plane() -> None:
     files = {str(file.relative_to(PACKAGE)): imported_by(file) for file in PACKAGE.rglob("*.py")}
-    assert {name for name, imported in files.items() if imported & EXTENSIONS} == MAY_DRIVE_IT
+    drivers = {name for name, imported in files.items() if imported & EXTENSIONS}
+    assert {name for name in drivers if not name.startswith("bench/")} == MAY_DRIVE_IT  # who measures may touch all
 
 
 def test_ike_is_pure() -> None:
