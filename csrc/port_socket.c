@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "steer.h"
+
 #define SOCKET_BUFFER (16 << 20) /* bytes: a worker that waits for its core must not cost packets */
 #define DATAGRAM_MAX 65535
 #define WAIT_MS 5                /* for room in a full socket buffer, at most WAITS times a send() */
@@ -17,6 +19,12 @@
 int ipsf_socket_option(int fd, int level, int name, int value)
 {
 	return setsockopt(fd, level, name, &value, sizeof value) < 0 ? IPSF_ESYS : IPSF_OK;
+}
+
+int ipsf_socket_filter(int fd, int option, struct ipsf_steer *steer)
+{
+	const struct sock_fprog program = {.len = steer->n, .filter = steer->code};
+	return setsockopt(fd, SOL_SOCKET, option, &program, sizeof program) < 0 ? IPSF_ESYS : IPSF_OK;
 }
 
 /* Beyond net.core.[rw]mem_max where we may, else as far as it goes. */

@@ -77,6 +77,9 @@ void ipsf_port_socket_drain(struct ipsf_port *port);
 
 /* setsockopt of an int; IPSF_ESYS. */
 IPSF_MUST_CHECK int ipsf_socket_option(int fd, int level, int name, int value);
+/* Attaches a filter (option: SO_ATTACH_...); IPSF_ESYS. */
+struct ipsf_steer;
+IPSF_MUST_CHECK int ipsf_socket_filter(int fd, int option, struct ipsf_steer *steer);
 /* Which drop reason an errno of a send is. */
 enum ipsf_drop ipsf_send_error(int error);
 

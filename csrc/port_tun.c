@@ -91,33 +91,51 @@ static void tun_free(struct ipsf_port *port)
 
 static const struct ipsf_port_ops tun_ops = {.recv = tun_recv, .send = tun_send, .drain = tun_drain, .free = tun_free};
 
-/* The kernel may choose the name's number ("tun%d"): port.name is what it became. */
-static int make_device(struct ipsf_port *port, const char *name)
+/* The kernel may choose the name's number ("tun%d"): port.name is what it became. flags: IFF_MULTI_QUEUE where there are more. */
+static int make_device(struct ipsf_port *port, const char *name, int flags)
 {
 	struct ifreq request = {0};
 	port->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (port->fd < 0)
 		return IPSF_ESYS;
-	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-	request.ifr_flags = IFF_TUN | IFF_NO_PI;
+	snprintf(request.ifr_name, sizeof request.ifr_name, "%.*s", IFNAMSIZ - 1, name);
+	request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | flags);
 	if (ioctl(port->fd, TUNSETIFF, &request) < 0)
 		return IPSF_ESYS;
 	snprintf(port->name, sizeof port->name, "%s", request.ifr_name);
 	return IPSF_OK;
 }
 
-int ipsf_port_tun_new(const char *name, struct ipsf_port **port)
+static int make_queue(const char *name, int flags, struct ipsf_port **port)
 {
-	if (strlen(name) >= IFNAMSIZ)
-		return IPSF_EINVAL;
 	struct ipsf_port_tun *tun = calloc(1, sizeof *tun);
 	if (!tun)
 		return IPSF_ENOMEM;
 	tun->port = (struct ipsf_port){.ops = &tun_ops, .fd = -1, .receive_size = PACKET_MAX};
-	if (make_device(&tun->port, name) != IPSF_OK) {
+	if (make_device(&tun->port, name, flags) != IPSF_OK) {
 		tun_free(&tun->port);
 		return IPSF_ESYS;
 	}
 	*port = &tun->port;
 	return IPSF_OK;
+}
+
+int ipsf_port_tun_group(const char *name, size_t n, struct ipsf_port **ports)
+{
+	if (strlen(name) >= IFNAMSIZ || n == 0)
+		return IPSF_EINVAL;
+	for (size_t i = 0; i < n; i++) {
+		const int status = make_queue(i ? ports[0]->name : name, n > 1 ? IFF_MULTI_QUEUE : 0, &ports[i]);
+		if (status == IPSF_OK)
+			continue;
+		while (i-- > 0)
+			tun_free(ports[i]);
+		return status;
+	}
+	return IPSF_OK;
+}
+
+int ipsf_port_tun_new(const char *name, struct ipsf_port **port)
+{
+	return ipsf_port_tun_group(name, 1, port);
 }

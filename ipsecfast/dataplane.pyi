@@ -33,17 +33,23 @@ class Port:
 class TunPort(Port):
     """A TUN device, made here with TUNSETIFF (IFF_NO_PI) and gone when closed."""
     def __init__(self, name: str) -> None: ...
+    @staticmethod
+    def group(name: str, n: int) -> list[TunPort]: ...
 
 @final
 class UdpPort(Port):
     """A UDP socket that carries ESP (RFC 3948) and IKE behind the non-ESP marker; wildcard-bound, packet info on."""
     def __init__(self, version: int, port: int = 4500, *, mark: int = 0) -> None: ...
+    @staticmethod
+    def group(version: int, n: int, port: int = 4500, *, mark: int = 0) -> list[UdpPort]: ...
     def fileno(self) -> int: ...
 
 @final
 class RawEspPort(Port):
     """A raw socket for bare ESP, protocol 50."""
     def __init__(self, version: int, *, mark: int = 0) -> None: ...
+    @staticmethod
+    def group(version: int, n: int, *, mark: int = 0) -> list[RawEspPort]: ...
 
 @final
 class MemoryPort(Port):

@@ -100,6 +100,14 @@ cdef class Port:
         self._free_when_unused()
 
 
+cdef csrc.ipsf_port **_room_for(size_t n) except NULL:
+    """For a group of n ports, at least one; the caller frees it."""
+    cdef csrc.ipsf_port **ports = <csrc.ipsf_port **>calloc(n if n else 1, sizeof(csrc.ipsf_port *))
+    if ports == NULL:
+        raise MemoryError("ports")
+    return ports
+
+
 @cython.final
 cdef class TunPort(Port):
     """A TUN device of the name `name` (TUNSETIFF, IFF_NO_PI), made here and gone when closed. Carries whole IP packets.
@@ -112,6 +120,21 @@ cdef class TunPort(Port):
             raise DataPlaneError("the port exists already")
         cdef bytes encoded = name.encode()
         check(csrc.ipsf_port_tun_new(encoded, &self._port), f"TUN device {name}")
+
+    @staticmethod
+    def group(str name not None, n):
+        """`n` queues of one device, one for each worker; the kernel keeps a flow on its queue. Errors as of TunPort."""
+        cdef size_t i, count = unsigned_value(n, 8, "number of queues")
+        cdef bytes encoded = name.encode()
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [TunPort.__new__(TunPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_tun_group(encoded, count, made), f"TUN device {name} with {count} queues")
+            for i in range(count):
+                (<TunPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
 
 
 @cython.final
@@ -129,6 +152,27 @@ cdef class UdpPort(Port):
         cdef unsigned number = unsigned_value(port, 16, "port")
         check(csrc.ipsf_port_udp_new(ip_version, number, unsigned_value(mark, 32, "mark"), &self._port),
               f"UDP port {number} of IPv{version}")
+
+    @staticmethod
+    def group(version, n, port=4500, *, mark=0):
+        """`n` sockets of one port, one for each inbound worker in the order of their making.
+
+        The kernel brings an SPI's packets to the worker that owns its SA; IKE and keepalives come to the first. Errors as of
+        UdpPort.
+        """
+        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef unsigned number = unsigned_value(port, 16, "port")
+        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [UdpPort.__new__(UdpPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_udp_group(ip_version, number, fwmark, count, made), f"UDP port {number} of IPv{version}")
+            for i in range(count):
+                (<UdpPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
 
     def fileno(self):
         """The socket's descriptor: the control plane may send IKE through it (never read from it)."""
@@ -148,6 +192,25 @@ cdef class RawEspPort(Port):
             raise DataPlaneError("the port exists already")
         cdef uint8_t ip_version = unsigned_value(version, 8, "version")
         check(csrc.ipsf_port_raw_new(ip_version, unsigned_value(mark, 32, "mark"), &self._port), f"raw ESP of IPv{version}")
+
+    @staticmethod
+    def group(version, n, *, mark=0):
+        """`n` sockets, one for each inbound worker in the order of their making; each takes what its worker owns.
+
+        Errors as of RawEspPort.
+        """
+        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [RawEspPort.__new__(RawEspPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_raw_group(ip_version, fwmark, count, made), f"raw ESP of IPv{version}")
+            for i in range(count):
+                (<RawEspPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
 
 
 @cython.final

@@ -210,8 +210,16 @@ void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const ui
 
 struct ipsf_port;
 int ipsf_port_tun_new(const char *name, struct ipsf_port **port);
+/* n queues of one TUN device, one for each worker: the kernel keeps a flow on its queue. All or none. */
+int ipsf_port_tun_group(const char *name, size_t n, struct ipsf_port **ports);
 int ipsf_port_udp_new(uint8_t version, uint16_t port_number, uint32_t mark, struct ipsf_port **port);
 int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
+/*
+ * n ports of one number or protocol, one for each inbound worker in the order in which these are added: the kernel brings the packets of
+ * an SPI to the worker that owns its SA, IKE and keepalives to the first. All or none.
+ */
+int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, struct ipsf_port **ports);
+int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, struct ipsf_port **ports);
 int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_port **b);
 /* Puts one packet where port receives it (as if the peer sent it); 0 or IPSF_ENOSPC when the ring is full. */
 int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos);

@@ -270,3 +270,20 @@ def test_a_udp_port_that_is_taken_says_so() -> None:
         UdpPort(4, 65536)
     with pytest.raises(DataPlaneError, match="UDP port 4500 of IPv5"):
         UdpPort(5)
+
+
+def test_groups_are_all_or_nothing() -> None:
+    group = UdpPort.group(4, 3, 0)
+    try:
+        names = {port.name for port in group}
+        assert len(group) == 3
+        assert len(names) == 1
+        number = int(names.pop().rpartition(":")[2])
+        with pytest.raises(DataPlaneError, match="in use"):
+            UdpPort.group(4, 2, number)
+        with pytest.raises(DataPlaneError, match="out of its range"):
+            UdpPort.group(4, 0)
+    finally:
+        for port in group:
+            port.close()
+    UdpPort.group(4, 2, number)[0].close()
