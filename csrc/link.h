@@ -60,6 +60,13 @@ const struct ipsf_hop *ipsf_link_outer_hop(const struct ipsf_hops *table, const 
  * ends here or it is longer than the hop's MTU, so that the kernel answers it with ICMP. */
 const struct ipsf_hop *ipsf_link_inner_hop(const struct ipsf_hops *table, const struct ipsf_packet *packet);
 
+/* `reaches` of a ring port (an inner one has no carriers). */
+static inline bool ipsf_link_reaches(const struct ipsf_port *port, const struct ipsf_packet *packet)
+{
+	const struct ipsf_hops *table = atomic_load_explicit(&port->hops, memory_order_acquire);
+	return (port->carriers ? ipsf_link_outer_hop(table, packet) : ipsf_link_inner_hop(table, packet)) != NULL;
+}
+
 /*
  * Writes the ipsf_link_header_size(packet->carrier) bytes of headers for the ESP datagram of length bytes at esp, from the sealed
  * packet's path, tos, DF and carrier (a packet may hold several datagrams, which differ in length and id only). local_port: of

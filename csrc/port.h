@@ -12,6 +12,7 @@
 #include "packet.h"
 
 struct ipsf_hops;
+struct ipsf_intake;
 struct ipsf_port;
 
 struct ipsf_port_ops {
@@ -42,6 +43,7 @@ struct ipsf_port {
 	bool sends_clear;            /* BYPASS packets may leave here as they are */
 	uint32_t receive_size;       /* bytes a buffer must hold for one recv, headroom and tailroom apart */
 	_Atomic(struct ipsf_hops *) hops; /* of a port that has `reaches`: what it knows (link.h), published like the SPD; else NULL */
+	struct ipsf_intake *intake;  /* of a ring port: what it takes from the kernel (intake.h); else NULL */
 	char name[32];
 };
 

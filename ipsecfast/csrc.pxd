@@ -193,6 +193,10 @@ cdef extern from "ipsecfast.h" nogil:
         uint8_t source[6]
         uint32_t mtu
 
+    int ipsf_port_set_address(ipsf_port *port, const uint8_t *address)
+    int ipsf_port_take(ipsf_port *port, const ipsf_addr *network, uint8_t prefix_length, uint32_t longest)
+    int ipsf_port_leave(ipsf_port *port, const ipsf_addr *network, uint8_t prefix_length)
+
     struct ipsf_dataplane
     struct ipsf_worker
 

@@ -240,6 +240,16 @@ struct ipsf_hop {
 	uint32_t mtu;
 };
 
+/*
+ * What a ring port takes from the kernel; ports that share an intake need it once. Nothing is taken before set_address: frames to
+ * that hardware address are. take: outer ports ESP to an address of ours (the prefix is the whole address, longest says nothing);
+ * inner ports packets to network that are not longer than longest bytes, 0: the network stays with the kernel, whatever wider ones
+ * say. leave: no entry any more. IPSF_EINVAL: not a ring port, a bad prefix. IPSF_ESYS.
+ */
+int ipsf_port_set_address(struct ipsf_port *port, const uint8_t address[6]);
+int ipsf_port_take(struct ipsf_port *port, const struct ipsf_addr *network, uint8_t prefix_length, uint32_t longest);
+int ipsf_port_leave(struct ipsf_port *port, const struct ipsf_addr *network, uint8_t prefix_length);
+
 struct ipsf_dataplane;
 struct ipsf_worker;
 
