@@ -12,36 +12,11 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 	return false;
 }
 
-/* How many bytes of a protocol's header a selector's ports are read from; 0: it has nothing that a selector could name. */
-static unsigned port_bytes(uint8_t protocol)
-{
-	switch (protocol) {
-	case IPSF_PROTO_TCP:
-	case IPSF_PROTO_UDP:
-	case IPSF_PROTO_DCCP:
-	case IPSF_PROTO_SCTP:
-	case IPSF_PROTO_UDPLITE:
-		return 4; /* two ports */
-	case IPSF_PROTO_ICMP:
-	case IPSF_PROTO_ICMPV6:
-		return 2; /* type and code */
-	case IPSF_PROTO_MOBILITY:
-		return 3; /* the third is its type */
-	default:
-		return 0;
-	}
-}
-
-bool ipsf_protocol_has_ports(uint8_t protocol)
-{
-	return port_bytes(protocol) != 0;
-}
-
 /* RFC 4301 s4.4.1.1: ports, or type and code, or the type of a mobility header, as one number. */
 static bool read_ports(struct ipsf_packet *packet)
 {
 	const uint8_t *next = packet->data + packet->transport;
-	unsigned bytes = packet->flags & IPSF_PACKET_LATER_FRAGMENT ? 0 : port_bytes(packet->protocol);
+	unsigned bytes = packet->flags & IPSF_PACKET_LATER_FRAGMENT ? 0 : ipsf_port_bytes(packet->protocol);
 
 	packet->source_port = packet->destination_port = 0;
 	if (packet->length - packet->transport < bytes)

@@ -79,8 +79,31 @@ static inline int ipsf_ecn_decap(uint8_t inner_tos, uint8_t outer_tos, bool copy
 	return ecn < 0 ? -1 : ((copy_dscp ? outer_tos : inner_tos) & 0xfc) | ecn;
 }
 
+/* How many bytes of a protocol's header a selector's ports are read from; 0: it has nothing that a selector could name. */
+static inline unsigned ipsf_port_bytes(uint8_t protocol)
+{
+	switch (protocol) {
+	case IPSF_PROTO_TCP:
+	case IPSF_PROTO_UDP:
+	case IPSF_PROTO_DCCP:
+	case IPSF_PROTO_SCTP:
+	case IPSF_PROTO_UDPLITE:
+		return 4; /* two ports */
+	case IPSF_PROTO_ICMP:
+	case IPSF_PROTO_ICMPV6:
+		return 2; /* type and code */
+	case IPSF_PROTO_MOBILITY:
+		return 3; /* the third is its type */
+	default:
+		return 0;
+	}
+}
+
 /* Whether a protocol has ports, or what selectors treat as ports: type and code of ICMP, the type of a mobility header. */
-bool ipsf_protocol_has_ports(uint8_t protocol);
+static inline bool ipsf_protocol_has_ports(uint8_t protocol)
+{
+	return IPSF_LIKELY(protocol == IPSF_PROTO_TCP || protocol == IPSF_PROTO_UDP) || ipsf_port_bytes(protocol) != 0;
+}
 
 static inline bool ipsf_selector_has_address(const struct ipsf_selector *selector, uint8_t version, const uint8_t *address)
 {

@@ -106,12 +106,22 @@ struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer 
 	return packet;
 }
 
+/* The first packet that is marked; mostly there is none, and nothing to move. */
+static unsigned first_dropped(const struct ipsf_batch *batch)
+{
+	unsigned i = 0;
+
+	while (i < batch->n && IPSF_LIKELY(!batch->packet[i]->drop))
+		i++;
+	return i;
+}
+
 /* Pointers of dropped packets move behind the others: the batch keeps all of its descriptors. */
 void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
-	unsigned kept = 0;
+	unsigned kept = first_dropped(batch);
 
-	for (unsigned i = 0; i < batch->n; i++) {
+	for (unsigned i = kept; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
 
 		if (packet->drop) {

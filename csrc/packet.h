@@ -42,6 +42,7 @@ struct ipsf_packet {
 	union {
 		struct ipsf_sa_out *out;
 		struct ipsf_sa_in *in;
+		const void *any;
 	} sa;
 	uint64_t sequence;            /* host order, extended where the SA has ESN */
 	const struct ipsf_path *path; /* received: whence, valid until the port's next recv; sealed: whither, the SA's */

@@ -1,6 +1,7 @@
 #include "pipeline.h"
 
 #include "ip.h"
+#include "runs.h"
 #include "udpencap.h"
 
 #define ACQUIRE_AGAIN 3000000000u    /* nanoseconds until an unanswered ACQUIRE is raised again */
@@ -66,14 +67,21 @@ static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, const struct 
 
 /* ---- outbound ---- */
 
+/* The child that the batch last asked for: neighbours mostly belong to one. No longer than a batch, for a rekey switches its SA. */
+struct last_child {
+	uint32_t reqid;
+	struct ipsf_sa_out *sa; /* NULL: none was asked for yet, or it had no SA */
+};
+
 /* PROTECT: the child's active SA, or wait for one. What waits already goes first. */
 static void protect(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
-		    const struct ipsf_decision *decision, struct ipsf_packet *packet)
+		    const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
 {
 	struct ipsf_child *child = ipsf_child_find(children, decision->reqid);
-	struct ipsf_sa_out *sa = child ? atomic_load(&child->active) : NULL;
+	struct ipsf_sa_out *sa = child ? atomic_load_explicit(&child->active, memory_order_acquire) : NULL;
 	if (IPSF_LIKELY(sa && !ipsf_hold_has(&p->hold, decision->reqid))) {
 		packet->sa.out = sa;
+		*last = (struct last_child){decision->reqid, sa};
 		return;
 	}
 	if (!child || (!sa && !(decision->flags & IPSF_POLICY_HOLD))) {
@@ -86,17 +94,36 @@ static void protect(struct ipsf_pipeline *p, const struct ipsf_children *childre
 }
 
 /* RFC 4301 s5.1: what the SPD says of the packet. */
-static void decide(struct ipsf_pipeline *p, const struct ipsf_spd *spd, const struct ipsf_children *children,
-		   struct ipsf_packet *packet)
+static void decide(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
+		   const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
 {
-	struct ipsf_flow flow;
-	ipsf_flow_of(packet, &flow);
-	const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, &flow);
-	packet->drop = decision.drop;
-	if (decision.action == IPSF_BYPASS)
+	packet->drop = decision->drop;
+	if (decision->action == IPSF_BYPASS)
 		packet->flags |= IPSF_PACKET_CLEAR;
-	else if (decision.drop == IPSF_DROP_NONE)
-		protect(p, children, &flow, &decision, packet);
+	else if (decision->drop != IPSF_DROP_NONE)
+		return;
+	else if (IPSF_LIKELY(last->sa && last->reqid == decision->reqid))
+		packet->sa.out = last->sa; /* nothing of this child waits: nothing did a moment ago, and it has an SA */
+	else
+		protect(p, children, flow, decision, last, packet);
+}
+
+/* Every packet has its SA, or is marked. */
+static void choose(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
+{
+	const struct ipsf_spd *spd = atomic_load_explicit(&p->published->spd, memory_order_acquire);
+	const struct ipsf_children *children = atomic_load_explicit(&p->published->children, memory_order_acquire);
+	const uint64_t generation = ipsf_spd_generation(spd);
+	struct last_child last = {0};
+	struct ipsf_flow flow;
+	for (unsigned i = 0; i < batch->n; i++) {
+		struct ipsf_packet *packet = batch->packet[i];
+		if (!ipsf_ip_parse(packet))
+			continue;
+		ipsf_flow_of(packet, &flow);
+		const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, generation, &flow);
+		decide(p, children, &flow, &decision, &last, packet);
+	}
 }
 
 static void seal_run(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
@@ -110,19 +137,13 @@ static void seal_run(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, struct ips
 
 void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
-	const struct ipsf_spd *spd = atomic_load(&p->published->spd);
-	const struct ipsf_children *children = atomic_load(&p->published->children);
-	for (unsigned i = 0; i < batch->n; i++) {
-		if (ipsf_ip_parse(batch->packet[i]))
-			decide(p, spd, children, batch->packet[i]);
-	}
+	struct ipsf_runs runs;
+	choose(p, batch);
 	ipsf_batch_sweep(batch, p->drops);
-	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal SA; BYPASS packets have none */
-		struct ipsf_sa_out *sa = batch->packet[i]->sa.out;
-		for (n = 1; i + n < batch->n && batch->packet[i + n]->sa.out == sa;)
-			n++;
-		if (sa)
-			seal_run(p, sa, batch->packet + i, n);
+	ipsf_runs_begin(&runs, batch);
+	while (ipsf_runs_next(&runs)) { /* BYPASS packets have no SA */
+		if (runs.packet[0]->sa.out)
+			seal_run(p, runs.packet[0]->sa.out, runs.packet, runs.n);
 	}
 	ipsf_batch_sweep(batch, p->drops);
 }
@@ -202,10 +223,13 @@ static void give_headroom(struct ipsf_batch *batch, struct ipsf_packet *packet)
 
 static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, unsigned n)
 {
-	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid, .inbound = 1};
-	const unsigned notices = ipsf_esp_decap(sa, p->worker, packets, n, &event.path);
+	struct ipsf_path moved;
+	const unsigned notices = ipsf_esp_decap(sa, p->worker, packets, n, &moved);
 	if (IPSF_LIKELY(notices == 0))
 		return;
+	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid, .inbound = 1};
+	if (notices & IPSF_NOTICE_PEER_MOVED)
+		event.path = moved;
 	const unsigned untold = report(p, notices, &event);
 	sa->told &= ~untold;
 	if (untold & IPSF_NOTICE_PEER_MOVED)
@@ -214,6 +238,7 @@ static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf
 
 void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
+	struct ipsf_runs runs;
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
 		classify(p, packet);
@@ -221,11 +246,8 @@ void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 			give_headroom(batch, packet);
 	}
 	ipsf_batch_sweep(batch, p->drops);
-	for (unsigned i = 0, n; i < batch->n; i += n) { /* runs of equal SA */
-		struct ipsf_sa_in *sa = batch->packet[i]->sa.in;
-		for (n = 1; i + n < batch->n && batch->packet[i + n]->sa.in == sa;)
-			n++;
-		open_run(p, sa, batch->packet + i, n);
-	}
+	ipsf_runs_begin(&runs, batch);
+	while (ipsf_runs_next(&runs))
+		open_run(p, runs.packet[0]->sa.in, runs.packet, runs.n);
 	ipsf_batch_sweep(batch, p->drops);
 }

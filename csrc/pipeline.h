@@ -5,9 +5,9 @@
 #define IPSF_PIPELINE_H
 
 #include "events.h"
+#include "flow.h"
 #include "hold.h"
 #include "sad.h"
-#include "spd.h"
 
 /* What the control thread publishes and every worker reads. */
 struct ipsf_published {

@@ -502,26 +502,6 @@ struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ip
 				      .flags = rule->flags, .drop = drop_of(rule, ports)};
 }
 
-void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow)
-{
-	const bool hidden = packet->flags & IPSF_PACKET_LATER_FRAGMENT;
-	memset(flow, 0, sizeof *flow);
-	if (packet->version == 4) {
-		memcpy(flow->source, packet->data + 12, 4);
-		memcpy(flow->destination, packet->data + 16, 4);
-	} else {
-		memcpy(flow->source, packet->data + 8, 16);
-		memcpy(flow->destination, packet->data + 24, 16);
-	}
-	flow->version = packet->version;
-	flow->protocol = packet->protocol;
-	flow->ports = hidden ? IPSF_PORTS_HIDDEN : ipsf_protocol_has_ports(packet->protocol) ? IPSF_PORTS_KNOWN : IPSF_PORTS_NONE;
-	if (flow->ports == IPSF_PORTS_KNOWN) {
-		flow->source_port = packet->source_port;
-		flow->destination_port = packet->destination_port;
-	}
-}
-
 void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const uint8_t *sources, const uint8_t *destinations,
 			   const uint8_t *protocols, const uint16_t *source_ports, const uint16_t *destination_ports,
 			   size_t n, int32_t *out)
@@ -538,62 +518,4 @@ void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const ui
 		}
 		out[i] = ipsf_spd_lookup(spd, &flow).index;
 	}
-}
-
-/* ---- the cache of exact flows: sets of two lines, the newer one first ---- */
-
-struct flow_line {
-	uint64_t word[WORDS]; /* a struct ipsf_flow */
-	uint64_t generation;
-	struct ipsf_decision decision;
-};
-static_assert(sizeof(struct flow_line) == IPSF_CACHE_LINE, "a remembered flow is one cache line");
-
-struct ipsf_flow_cache {
-	uint64_t seed;
-	size_t set_mask;
-	struct flow_line line[] __attribute__((aligned(IPSF_CACHE_LINE)));
-};
-
-int ipsf_flow_cache_new(unsigned size_log2, uint64_t seed, struct ipsf_flow_cache **out)
-{
-	const size_t sets = (size_t)1 << size_log2;
-	const size_t size = sizeof(struct ipsf_flow_cache) + 2 * sets * sizeof(struct flow_line);
-	struct ipsf_flow_cache *cache = aligned_alloc(IPSF_CACHE_LINE, size);
-	if (!cache)
-		return IPSF_ENOMEM;
-	memset(cache, 0, size);
-	cache->seed = seed;
-	cache->set_mask = sets - 1;
-	*out = cache;
-	return IPSF_OK;
-}
-
-void ipsf_flow_cache_free(struct ipsf_flow_cache *cache)
-{
-	free(cache);
-}
-
-static bool line_is(const struct flow_line *line, const uint64_t word[WORDS], uint64_t generation)
-{
-	return ((line->word[0] ^ word[0]) | (line->word[1] ^ word[1]) | (line->word[2] ^ word[2]) | (line->word[3] ^ word[3]) |
-		(line->word[4] ^ word[4]) | (line->generation ^ generation)) == 0;
-}
-
-struct ipsf_decision ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd,
-					    const struct ipsf_flow *flow)
-{
-	static const uint64_t all[WORDS] = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
-	uint64_t word[WORDS];
-	memcpy(word, flow, sizeof word);
-	struct flow_line *set = cache->line + 2 * (hash_words(word, all, cache->seed) & cache->set_mask);
-	if (IPSF_LIKELY(line_is(&set[0], word, spd->generation)))
-		return set[0].decision;
-	if (line_is(&set[1], word, spd->generation))
-		return set[1].decision;
-	set[1] = set[0];
-	memcpy(set[0].word, word, sizeof word);
-	set[0].generation = spd->generation;
-	set[0].decision = ipsf_spd_lookup(spd, flow);
-	return set[0].decision;
 }

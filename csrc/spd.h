@@ -1,9 +1,8 @@
 /*
- * The SPD for outbound packets (RFC 4301 s4.4.1): an immutable compiled snapshot, and a cache of exact flows a worker.
+ * The SPD for outbound packets (RFC 4301 s4.4.1): an immutable compiled snapshot. What it said of the last flows a worker
+ * remembers (flow.h).
  *
  * A snapshot is made by the control thread, read by every worker between two of its epoch ticks, and never changes.
- * A flow cache belongs to one worker; its entries carry the snapshot's generation, so a new snapshot empties it at
- * once.
  */
 #ifndef IPSF_SPD_H
 #define IPSF_SPD_H
@@ -18,13 +17,18 @@ enum ipsf_ports {
 };
 
 /*
- * What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare bytewise.
+ * What decides about a packet. An IPv4 address stands in the first 4 bytes, the rest is zero: flows compare by their words.
  */
 struct ipsf_flow {
-	uint8_t source[16], destination[16];
-	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both; 0 unless known */
-	uint8_t version, protocol, ports;       /* ports: enum ipsf_ports */
-	uint8_t zero;
+	union {
+		struct {
+			uint8_t source[16], destination[16];
+			uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both; 0 unless known */
+			uint8_t version, protocol, ports;       /* ports: enum ipsf_ports */
+			uint8_t zero;
+		};
+		uint64_t word[5];
+	};
 };
 static_assert(sizeof(struct ipsf_flow) == 40, "a flow is five words");
 
@@ -38,9 +42,6 @@ struct ipsf_decision {
 	uint32_t zero2;
 };
 
-/* The flow of a parsed packet (ip.h). */
-void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow);
-
 /*
  * The first policy that matches. A later fragment matches by addresses and protocol; if the first such policy asks
  * for ports,
@@ -49,14 +50,5 @@ void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow);
 struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ipsf_flow *flow);
 /* No two snapshots of a process have the same. Never 0. */
 uint64_t ipsf_spd_generation(const struct ipsf_spd *spd);
-
-struct ipsf_flow_cache;
-
-/* A cache of 2 << size_log2 flows; seed: random, so that nobody outside can choose flows that collide. IPSF_ENOMEM. */
-IPSF_MUST_CHECK int ipsf_flow_cache_new(unsigned size_log2, uint64_t seed, struct ipsf_flow_cache **cache);
-void ipsf_flow_cache_free(struct ipsf_flow_cache *cache);
-/* ipsf_spd_lookup(), remembered. */
-struct ipsf_decision ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd,
-					    const struct ipsf_flow *flow);
 
 #endif

@@ -420,13 +420,14 @@ static void fill_and_parse(struct ipsf_stage_bench *b)
 static void ask_spd(struct ipsf_stage_bench *b)
 {
 	const struct ipsf_spd *spd = atomic_load(&b->published.spd);
+	const uint64_t generation = ipsf_spd_generation(spd);
 	struct ipsf_flow flow;
 	fill(b);
 	parse(b);
 	uint64_t began = ipsf_ticks();
 	for (uint32_t i = 0; i < b->plain.n; i++) {
 		ipsf_flow_of(b->plain.packet[i], &flow);
-		b->sink += ipsf_flow_cache_lookup(b->pipeline.flows, spd, &flow).index;
+		b->sink += ipsf_flow_cache_lookup(b->pipeline.flows, spd, generation, &flow).index;
 	}
 	spend(b, IPSF_STAGE_SPD_HIT, began);
 	began = ipsf_ticks();

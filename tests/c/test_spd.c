@@ -1,5 +1,5 @@
 /* The compiled SPD beside the ordered list that it stands for; the flow cache beside the SPD; what is refused. */
-#include "spd.h"
+#include "flow.h"
 
 #include <time.h>
 
@@ -145,7 +145,7 @@ static void compare(const struct ipsf_policy *policies, size_t n, unsigned flows
 			random_flow(&flow);
 		const int32_t index = oracle(policies, n, &flow, &fragment);
 		const struct ipsf_decision plain = ipsf_spd_lookup(spd, &flow);
-		const struct ipsf_decision cached = ipsf_flow_cache_lookup(cache, spd, &flow);
+		const struct ipsf_decision cached = ipsf_flow_cache_lookup(cache, spd, ipsf_spd_generation(spd), &flow);
 		CHECK(plain.index == index);
 		CHECK(plain.drop == expected_drop(policies, index, fragment));
 		CHECK(index < 0 || (plain.reqid == policies[index].reqid && plain.action == policies[index].action));
@@ -223,8 +223,8 @@ static void generations(void)
 	CHECK(ipsf_flow_cache_new(8, 1, &cache) == IPSF_OK);
 	CHECK(ipsf_spd_generation(first) != ipsf_spd_generation(second));
 	for (unsigned i = 0; i < 3; i++) {
-		CHECK(ipsf_flow_cache_lookup(cache, first, &flow).action == IPSF_PROTECT);
-		CHECK(ipsf_flow_cache_lookup(cache, second, &flow).action == IPSF_DISCARD);
+		CHECK(ipsf_flow_cache_lookup(cache, first, ipsf_spd_generation(first), &flow).action == IPSF_PROTECT);
+		CHECK(ipsf_flow_cache_lookup(cache, second, ipsf_spd_generation(second), &flow).action == IPSF_DISCARD);
 	}
 	ipsf_flow_cache_free(cache);
 	ipsf_spd_free(first);
@@ -267,6 +267,32 @@ static void flows_of_packets(void)
 	CHECK(flow.ports == IPSF_PORTS_NONE && flow.source[4] == 10 && flow.source[8] == 11);
 }
 
+/* Made in registers, a flow is what it would be written field by field. */
+static void flows_by_field(void)
+{
+	uint8_t bytes[40];
+	for (unsigned i = 0; i < 20000; i++) {
+		struct ipsf_packet packet = {.data = bytes, .version = below(2) ? 4 : 6, .protocol = (uint8_t)below(256),
+					     .source_port = (uint16_t)below(65536), .destination_port = (uint16_t)below(65536),
+					     .flags = (uint8_t)below(256)};
+		struct ipsf_flow flow, expected = {.version = packet.version, .protocol = packet.protocol};
+		const unsigned size = packet.version == 4 ? 4 : 16, at = packet.version == 4 ? 12 : 8;
+		for (unsigned b = 0; b < sizeof bytes; b++)
+			bytes[b] = (uint8_t)below(256);
+		memcpy(expected.source, bytes + at, size);
+		memcpy(expected.destination, bytes + at + size, size);
+		expected.ports = packet.flags & IPSF_PACKET_LATER_FRAGMENT      ? IPSF_PORTS_HIDDEN :
+				 ipsf_protocol_has_ports(packet.protocol) ? IPSF_PORTS_KNOWN :
+									    IPSF_PORTS_NONE;
+		if (expected.ports == IPSF_PORTS_KNOWN) {
+			expected.source_port = packet.source_port;
+			expected.destination_port = packet.destination_port;
+		}
+		ipsf_flow_of(&packet, &flow);
+		CHECK(memcmp(&flow, &expected, sizeof flow) == 0);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	seed = argc > 1 ? strtoull(argv[1], NULL, 10) : (uint64_t)time(NULL);
@@ -276,5 +302,6 @@ int main(int argc, char **argv)
 	generations();
 	arrays();
 	flows_of_packets();
+	flows_by_field();
 	return check_summary("test_spd");
 }
