@@ -39,13 +39,12 @@ def packet(size: int, *, port: int = 5000) -> bytes:
     return head + struct.pack("!HHHH", port, 6000, size - 20, 0) + bytes(size - 28)
 
 
-def packets(size: str) -> list[bytes]:
-    """A batch of packets of `size` bytes, or of the mix, in an order that repeats."""
+def sizes_in_turn(size: str) -> list[int]:
+    """The sizes of packets of `size` bytes, or of the mix in an order without long runs."""
     if size != IMIX_NAME:
-        return [packet(int(size))] * BATCH
-    once = [packet(octets) for octets, count in IMIX for _ in range(count)]
-    shuffled = [once[index * 5 % len(once)] for index in range(len(once))]  # 5 and 12 have no common divisor
-    return [shuffled[index % len(shuffled)] for index in range(BATCH)]
+        return [int(size)]
+    once = [octets for octets, count in IMIX for _ in range(count)]
+    return [once[index * 5 % len(once)] for index in range(len(once))]  # 5 and 12 have no common divisor
 
 
 def parse_sizes(text: str) -> tuple[str, ...]:

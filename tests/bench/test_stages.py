@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ipsecfast.bench.results import read_report
-from ipsecfast.bench.workload import BATCH, IMIX, packets
+from ipsecfast.bench.stages import ACCEPTED_ENGINE, ENGINE_ALONE
+from ipsecfast.bench.workload import IMIX, sizes_in_turn
 from ipsecfast.cli import main
-from ipsecfast.dataplane import ENGINES
+from ipsecfast.measure import STAGES
+from ipsecfast.values import ENGINES
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +39,18 @@ def test_every_engine_size_and_stage_has_a_figure_a_round(tmp_path: Path) -> Non
     names = report.by_name()
     for engine in ENGINES:
         for size in ("64", "imix"):
-            for stage in ("seal", "open"):
-                ours, alone = names[f"{engine}/{size}/{stage}/time"], names[f"{engine}/{size}/raw {stage}/time"]
-                share = names[f"{engine}/{size}/{stage}/raw/ours"]
+            for stage, alone in ENGINE_ALONE.items():
+                ours, raw = names[f"{engine}/{size}/{stage}/time"], names[f"{engine}/{size}/{alone}/time"]
                 assert len(ours.samples) == 2
                 assert ours.minimum > 0
-                expected = [a / b for a, b in zip(alone.samples, ours.samples, strict=True)]
-                assert share.samples == pytest.approx(expected)
+                pairs = list(zip(raw.samples, ours.samples, strict=True))
+                share, around = (
+                    names[f"{engine}/{size}/{stage}/{column}"] for column in ("raw/ours", "around the AEAD")
+                )
+                assert share.samples == pytest.approx([a / b for a, b in pairs])
+                assert around.samples == pytest.approx([b - a for a, b in pairs])
+            for stage in STAGES:
+                assert names[f"{engine}/{size}/{stage}/time"].median > 0
 
 
 def test_json_goes_to_standard_output_alone() -> None:
@@ -59,8 +66,27 @@ def test_what_can_not_be_measured_is_said(options: tuple[str, str], said: str) -
     assert said in result.output
 
 
+@pytest.mark.skipif(ACCEPTED_ENGINE not in ENGINES, reason="the judged engine is not built in")
+def test_what_is_required_is_judged_and_the_exit_status_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--rounds", "1", "--sizes", "1400", "--engines", ACCEPTED_ENGINE, "--require", "--json")
+    for bound, status in ((1e9, 0), (-1e9, 1)):
+        monkeypatch.setattr("ipsecfast.bench.stages.ACCEPTED_AROUND_NS", bound)
+        monkeypatch.setattr("ipsecfast.bench.stages.ACCEPTED_SHARE", {"1400": 0.0})
+        assert run(*arguments, str(tmp_path / "r.json")).exit_code == status
+        verdicts = read_report(str(tmp_path / "r.json")).verdicts
+        assert [one.held for one in verdicts] == [True, not status] * 2
+
+
+def test_what_is_not_measured_can_not_be_required() -> None:
+    result = run("--quick", "--require", "--engines", "openssl")
+    assert result.exit_code == 1
+    assert "judges ipsec-mb" in result.output
+
+
 def test_the_mix_has_its_shares() -> None:
-    sizes = [len(one) for one in packets("imix")]
-    assert len(sizes) == BATCH
+    sizes = sizes_in_turn("imix")
+    assert len(sizes) == sum(count for _, count in IMIX)
     for octets, count in IMIX:
-        assert sizes[:60].count(octets) == count * 5
+        assert sizes.count(octets) == count
