@@ -419,6 +419,14 @@ class ChildConfig:
     copy_dscp: CopyField = CopyField.OUT
 
 
+class Fragmentation(StrEnum):
+    """IKE fragmentation (RFC 7383): both ways, only of what we receive, or not at all."""
+
+    YES = "yes"
+    ACCEPT = "accept"
+    NO = "no"
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
@@ -439,3 +447,4 @@ class ConnectionConfig:
     dpd_delay: float = 0.0
     keyingtries: int = 1
     unique: str = "replace"
+    fragmentation: Fragmentation = Fragmentation.YES

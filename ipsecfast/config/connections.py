@@ -12,6 +12,7 @@ from ipsecfast.model import (
     ChildConfig,
     ConnectionConfig,
     CopyField,
+    Fragmentation,
     Identity,
     IPAddress,
     IPNetwork,
@@ -63,6 +64,7 @@ def read_connection(name: str, section: Section) -> ConnectionConfig:
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
         unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
+        fragmentation=section.take("fragmentation", values.choice(Fragmentation), Fragmentation.YES),
     )
     if not connection.children:
         section.problem("children", None, f"missing: give at least one [connections.{name}.children.NAME]")

@@ -12,8 +12,9 @@ from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Context
 from ipsecfast.ike.crypto import SkCipher
+from ipsecfast.ike.fragments import Reassembly, is_fragment, open_fragment, seal_datagrams
 from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.message import ZERO_SPI, Message, encode_message, open_message, parse_message, seal_message
+from ipsecfast.ike.message import ZERO_SPI, Header, Message, encode_message, open_message, parse_message
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -21,6 +22,9 @@ from ipsecfast.ike.window import Window
 from ipsecfast.model import NAT_T_PORT, Path
 
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
+UNLIMITED = 1 << 16
+IP_AND_UDP_HEADERS = {4: 20 + 8, 6: 40 + 8}
+NON_ESP_MARKER_LENGTH = 4
 
 
 class Channel(ABC):
@@ -31,6 +35,7 @@ class Channel(ABC):
         self.path = path
         self.initiator = initiator
         self.local_nat = self.remote_nat = self.udp_encap = False
+        self.fragments_in = self.fragments_out = False  # RFC 7383: both sides can; and we are asked to
         self.spi_i = self.spi_r = ZERO_SPI
         self.window = Window()
         self.init_sent = b""  # our IKE_SA_INIT message and the peer's, for AUTH (s2.15)
@@ -42,6 +47,7 @@ class Channel(ABC):
         self._cipher_out: SkCipher | None = None
         self._cipher_in: SkCipher | None = None
         self._iv = 0
+        self._reassembly = {False: Reassembly(), True: Reassembly()}  # of a request and of a response
 
     @property
     def suite(self) -> Suite:
@@ -65,24 +71,42 @@ class Channel(ABC):
             (of_initiator, of_responder) if self.initiator else (of_responder, of_initiator)
         )
 
-    def open(self, exchange: int, data: bytes) -> Message:
-        """An authentic message; for IKE_SA_INIT, which is in clear, just a well-formed one.
+    def open(self, header: Header, data: bytes) -> tuple[Message, bytes] | None:
+        """An authentic message and the datagram that stands for it; for IKE_SA_INIT, which is in clear, just a
+        well-formed one. None: a fragment, and more of them must come.
 
         Raises:
             IntegrityError: nobody knows who sent it.
             NotifyError: authentic and wrong.
         """
-        if exchange == ExchangeType.IKE_SA_INIT:
-            return parse_message(data)
+        if header.exchange == ExchangeType.IKE_SA_INIT:
+            return parse_message(data), data
         assert self._cipher_in is not None
-        return open_message(data, self._cipher_in)
+        reassembly = self._reassembly[header.is_response]
+        if is_fragment(header) and self.fragments_in:
+            return reassembly.add(open_fragment(data, self._cipher_in))
+        message = open_message(data, self._cipher_in)
+        reassembly.clear()
+        return message, data
 
-    def encode(self, exchange: int, message_id: int, payloads: Sequence[Payload], *, response: bool) -> bytes:
+    def encode(
+        self, exchange: int, message_id: int, payloads: Sequence[Payload], *, response: bool
+    ) -> tuple[bytes, ...]:
+        """The datagrams of one message: several where it is longer than the path surely takes (RFC 7383)."""
         message = Message(self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads))
         if exchange == ExchangeType.IKE_SA_INIT:
-            return encode_message(message)
-        assert self._cipher_out is not None
-        return seal_message(message, self._cipher_out, self._next_iv(self._cipher_out))
+            return (encode_message(message),)
+        cipher = self._cipher_out
+        assert cipher is not None
+        return seal_datagrams(message, cipher, lambda: self._next_iv(cipher), self._longest_datagram())
+
+    def _longest_datagram(self) -> int:
+        """Octets from the IKE header on (RFC 7383 s2.5.1)."""
+        if not self.fragments_out:
+            return UNLIMITED
+        version = self.path.remote.version
+        marker = NON_ESP_MARKER_LENGTH if self.path.nat_t else 0
+        return self.context.settings.fragment_size[version] - IP_AND_UDP_HEADERS[version] - marker
 
     def _next_iv(self, cipher: SkCipher) -> bytes:
         """RFC 5282 s3.1: for AES-GCM a counter, which never repeats under one key; else unpredictable (s3.14)."""
@@ -93,12 +117,12 @@ class Channel(ABC):
 
     def send_request(self, exchange: int, payloads: Sequence[Payload], now: float) -> None:
         """Our next request; it is sent again until `request_concluded`."""
-        datagram = self.encode(exchange, self.window.next_request, payloads, response=False)
+        datagrams = self.encode(exchange, self.window.next_request, payloads, response=False)
         if exchange == ExchangeType.IKE_SA_INIT:
-            self.init_sent = datagram
-        self.window.sent(datagram)
+            (self.init_sent,) = datagrams
+        self.window.sent(datagrams)
         self.go_on_waiting(now)
-        self.transmit(datagram, self.path, now)
+        self.transmit(datagrams, self.path, now)
 
     def retransmit(self, now: float) -> bool:
         """The outstanding request once more, bit by bit the same (s2.1); False when it was sent often enough."""
@@ -109,7 +133,7 @@ class Channel(ABC):
         outstanding.sendings += 1
         self.context.counters["retransmissions"] += 1
         self.go_on_waiting(now)
-        self.transmit(outstanding.datagram, self.path, now)
+        self.transmit(outstanding.datagrams, self.path, now)
         return True
 
     def go_on_waiting(self, now: float) -> None:
@@ -131,16 +155,17 @@ class Channel(ABC):
     @abstractmethod
     def on_timer(self, timer: Timer, now: float) -> None: ...
 
-    def transmit(self, datagram: bytes, path: Path, now: float) -> None:
+    def transmit(self, datagrams: tuple[bytes, ...], path: Path, now: float) -> None:
         self.last_sent = now
-        self.context.emit(Transmit(path, datagram))
+        for datagram in datagrams:
+            self.context.emit(Transmit(path, datagram))
 
     def keep_mapping(self, now: float) -> None:
         """RFC 3948 s4: the NAT before us forgets who we are when nothing leaves for a while."""
         keepalive = self.context.settings.keepalive
         if now >= self.last_sent + keepalive:
             self.context.counters["keepalives sent"] += 1
-            self.transmit(NAT_KEEPALIVE, self.path, now)
+            self.transmit((NAT_KEEPALIVE,), self.path, now)
         self.context.timers.set(self, Timer.KEEPALIVE, self.last_sent + keepalive)
 
     @property

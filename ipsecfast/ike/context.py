@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ class Outcome(StrEnum):
     VERSION = "unsupported major version"
     UNKNOWN_SPI = "unknown IKE SPI"
     INTEGRITY = "integrity failures"
+    FRAGMENT = "fragments kept"
     OUT_OF_WINDOW = "outside the window"
     REFUSED = "not allowed in this state"
     UNPROTECTED = "unprotected notifies"
@@ -49,6 +50,9 @@ class Settings:
     cookie_threshold: int = 32  # half-open IKE SAs from which on a cookie is asked for (s2.6)
     half_open_limit: int = 1000
     half_open_timeout: float = 30.0
+    # Octets of the longest IP packet of a fragmented message, by IP version: what every path takes (RFC 7383 s2.5.1
+    # asks for 576 over IPv4; no path that carries ESP is that narrow, and the fewer fragments, the fewer get lost).
+    fragment_size: Mapping[int, int] = field(default_factory=lambda: {4: 1280, 6: 1280})
     keepalive: float = 20.0  # RFC 3948 s4: the default of NAT keepalives
     child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
     activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come

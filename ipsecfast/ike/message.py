@@ -127,13 +127,13 @@ def parse_message(data: bytes) -> Message:
     header = parse_header(data)
     if len(data) > MAX_CLEAR_LENGTH:
         raise InvalidSyntax(f"an unprotected message of {len(data)} octets; {MAX_CLEAR_LENGTH} are accepted")
-    return _message(header, _parse_chain(header.next_payload, data[HEADER_LENGTH:]))
+    return message_of_chain(header, header.next_payload, data[HEADER_LENGTH:])
 
 
 def encode_message(message: Message) -> bytes:
     """The octets of an unprotected message."""
-    chain = _encode_chain(message.payloads)
-    return _encode_header(message, _first_type(message.payloads), len(chain)) + chain
+    chain = encode_chain(message.payloads)
+    return encode_header(message, first_type(message.payloads), len(chain)) + chain
 
 
 def seal_message(message: Message, cipher: SkCipher, iv: bytes) -> bytes:
@@ -141,11 +141,11 @@ def seal_message(message: Message, cipher: SkCipher, iv: bytes) -> bytes:
 
     `iv` is the sender's next counter value where `cipher.iv_is_counter`, else random: `cipher.iv_length` octets.
     """
-    chain = _encode_chain(message.payloads)
+    chain = encode_chain(message.payloads)
     body_length = cipher.sealed_length(len(chain))
     sk_length = GENERIC_HEADER_LENGTH + body_length
-    sk_header = GENERIC_HEADER.pack(_first_type(message.payloads), 0, sk_length)
-    aad = _encode_header(message, PayloadType.SK, sk_length) + sk_header
+    sk_header = GENERIC_HEADER.pack(first_type(message.payloads), 0, sk_length)
+    aad = encode_header(message, PayloadType.SK, sk_length) + sk_header
     return aad + cipher.seal(iv, aad, chain)
 
 
@@ -162,7 +162,7 @@ def open_message(data: bytes, cipher: SkCipher) -> Message:
     """
     try:
         header = parse_header(data)
-        clear, sk_start = _find_sk(header.next_payload, data)
+        clear, sk_start = find_protected(header.next_payload, data, PayloadType.SK)
     except ProtocolError as error:
         raise IntegrityError(f"not a protected message: {error}") from error
     body_start = sk_start + GENERIC_HEADER_LENGTH
@@ -170,22 +170,22 @@ def open_message(data: bytes, cipher: SkCipher) -> Message:
     for payload_type, critical in clear:
         if critical and payload_type not in PARSERS:
             raise UnsupportedCriticalPayload(payload_type)
-    return _message(header, _parse_chain(data[sk_start], chain))
+    return message_of_chain(header, data[sk_start], chain)
 
 
-def _find_sk(first: int, data: bytes) -> tuple[list[tuple[int, bool]], int]:
-    """Types and critical bits of the payloads before the SK payload, and where that, the last payload, begins."""
+def find_protected(first: int, data: bytes, wanted: PayloadType) -> tuple[list[tuple[int, bool]], int]:
+    """Types and critical bits of the payloads before the SK or SKF payload, and where that, the last one, begins."""
     clear, offset = [], HEADER_LENGTH
     kind = first
-    while kind != PayloadType.SK:
-        if kind == PayloadType.NONE:
-            raise InvalidSyntax("no SK payload")
+    while kind != wanted:
+        if kind in (PayloadType.NONE, PayloadType.SK, PayloadType.SKF):
+            raise InvalidSyntax(f"no {wanted.name} payload")
         following, critical, body = _generic(data, offset)
         clear.append((kind, critical))
         offset, kind = offset + GENERIC_HEADER_LENGTH + len(body), following
     _, _, body = _generic(data, offset)
     if offset + GENERIC_HEADER_LENGTH + len(body) != len(data):
-        raise InvalidSyntax("octets after the SK payload")
+        raise InvalidSyntax(f"octets after the {wanted.name} payload")
     return clear, offset
 
 
@@ -228,7 +228,12 @@ def _parse_payload(kind: int, critical: bool, body: bytes) -> Payload:
     return UnknownPayload(kind, critical, body)
 
 
-def _message(header: Header, payloads: tuple[Payload, ...]) -> Message:
+def message_of_chain(header: Header, first: int, chain: bytes) -> Message:
+    """A message from its header and its payloads in clear, the first of type `first`.
+
+    Raises:
+        InvalidSyntax, UnsupportedCriticalPayload.
+    """
     return Message(
         header.spi_i,
         header.spi_r,
@@ -236,15 +241,15 @@ def _message(header: Header, payloads: tuple[Payload, ...]) -> Message:
         header.message_id,
         header.is_response,
         header.from_initiator,
-        payloads,
+        _parse_chain(first, chain),
     )
 
 
-def _first_type(payloads: tuple[Payload, ...]) -> int:
+def first_type(payloads: tuple[Payload, ...]) -> int:
     return payloads[0].type if payloads else PayloadType.NONE
 
 
-def _encode_header(message: Message, next_payload: int, body_length: int) -> bytes:
+def encode_header(message: Message, next_payload: int, body_length: int) -> bytes:
     flags = (Flags.RESPONSE if message.response else 0) | (Flags.INITIATOR if message.initiator else 0)
     return HEADER.pack(
         message.spi_i,
@@ -258,11 +263,11 @@ def _encode_header(message: Message, next_payload: int, body_length: int) -> byt
     )
 
 
-def _encode_chain(payloads: tuple[Payload, ...]) -> bytes:
+def encode_chain(payloads: tuple[Payload, ...]) -> bytes:
     chain = b""
     for index, payload in enumerate(payloads):
         body = payload.encode()
-        following = _first_type(payloads[index + 1 :])
+        following = first_type(payloads[index + 1 :])
         critical = CRITICAL if isinstance(payload, UnknownPayload) and payload.critical else 0
         chain += GENERIC_HEADER.pack(following, critical, GENERIC_HEADER_LENGTH + len(body)) + body
     return chain

@@ -111,14 +111,21 @@ class IkeSa(Channel):
         return header.exchange == ExchangeType.IKE_SA_INIT or self.has_keys
 
     def _on_request(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
+        opened = self._open(header, data)
+        if isinstance(opened, Outcome):
+            return opened
+        message, datagram = opened
+        self._heard(path, now)
+        return self.answer(handler, message, header, datagram, path, now)
+
+    def _open(self, header: Header, data: bytes) -> tuple[Message | NotifyError, bytes] | Outcome:
+        """An authentic message, or what is wrong with an authentic one, which is answered too (s2.21.3)."""
         try:
-            message: Message | NotifyError = self.open(header.exchange, data)
+            return self.open(header, data) or Outcome.FRAGMENT
         except IntegrityError:
             return Outcome.INTEGRITY
-        except NotifyError as error:  # authentic, so it is answered (s2.21.3)
-            message = error
-        self._heard(path, now)
-        return self.answer(handler, message, header, data, path, now)
+        except NotifyError as error:
+            return error, data
 
     def answer(
         self, handler: Handler, message: Message | NotifyError, header: Header, data: bytes, path: Path, now: float
@@ -138,7 +145,7 @@ class IkeSa(Channel):
             self._request_refused(header.exchange, failure, now)
         response = self.encode(header.exchange, header.message_id, payloads, response=True)
         if header.exchange == ExchangeType.IKE_SA_INIT:
-            self.init_received, self.init_sent = data, response
+            self.init_received, (self.init_sent,) = data, response
         self.window.answered(data, response)
         self.transmit(response, path, now)
         if failure is not None and self._is_fatal(header.exchange, failure):
@@ -165,12 +172,10 @@ class IkeSa(Channel):
     def _on_response(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
         exchange, protected = self.current, header.exchange != ExchangeType.IKE_SA_INIT
         assert exchange is not None
-        try:
-            message: Message | NotifyError = self.open(header.exchange, data)
-        except IntegrityError:
-            return Outcome.INTEGRITY
-        except NotifyError as error:
-            message = error
+        opened = self._open(header, data)
+        if isinstance(opened, Outcome):
+            return opened
+        message, _ = opened
         if protected:
             self._heard(path, now)
             self.request_concluded()
@@ -448,6 +453,7 @@ class IkeSa(Channel):
         new.nonces = nonces
         new.local_id, new.remote_id = self.local_id, self.remote_id
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
+        new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor = self
         new.state = IkeState.ESTABLISHED
         new.established_at = now

@@ -24,10 +24,10 @@ class Arrival(Enum):
 
 @dataclass(slots=True)
 class Outstanding:
-    """Our request that waits for its response; `datagram` goes out again bit by bit the same (s2.1)."""
+    """Our request that waits for its response; its datagrams go out again bit by bit the same (s2.1)."""
 
     message_id: int
-    datagram: bytes
+    datagrams: tuple[bytes, ...]
     sendings: int = 1
 
 
@@ -41,10 +41,11 @@ class Window:
         self.expected_request = 0
         self.outstanding: Outstanding | None = None
         self._last_digest = b""
-        self._last_response: bytes | None = None
+        self._last_response: tuple[bytes, ...] | None = None
 
     def classify(self, response: bool, message_id: int, datagram: bytes) -> Arrival:
-        """A duplicate must be the last request bit by bit: so a stranger can't make us repeat an answer (s2.1)."""
+        """A duplicate must be the last request bit by bit, or its first fragment: so a stranger can't make us repeat an
+        answer (s2.1, RFC 7383 s2.6.1)."""
         if response:
             waits = self.outstanding is not None and self.outstanding.message_id == message_id
             return Arrival.EXPECTED_RESPONSE if waits else Arrival.OUT_OF_WINDOW
@@ -56,21 +57,24 @@ class Window:
         return Arrival.OUT_OF_WINDOW
 
     @property
-    def cached_response(self) -> bytes | None:
+    def cached_response(self) -> tuple[bytes, ...] | None:
         """The answer to the last request, kept until the next request shows that it arrived."""
         return self._last_response
 
-    def answered(self, request: bytes, response: bytes) -> None:
-        """The expected request was answered: remember the answer for its duplicates, expect the next."""
+    def answered(self, request: bytes, response: tuple[bytes, ...]) -> None:
+        """The expected request was answered: remember the answer for its duplicates, expect the next.
+
+        `request` is its datagram, or that of its first fragment.
+        """
         self._last_digest = sha256(request).digest()
         self._last_response = response
         self.expected_request += 1
 
-    def sent(self, datagram: bytes) -> None:
+    def sent(self, datagrams: tuple[bytes, ...]) -> None:
         """Our next request left; nothing else may until it is answered."""
         if self.outstanding is not None:
             raise RuntimeError(f"request {self.outstanding.message_id} is not answered yet")
-        self.outstanding = Outstanding(self.next_request, datagram)
+        self.outstanding = Outstanding(self.next_request, datagrams)
 
     def restart(self) -> None:
         """IKE_SA_INIT again with the same message ID: with a cookie or another group (s2.6, s1.2)."""

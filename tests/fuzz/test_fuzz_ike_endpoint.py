@@ -15,7 +15,7 @@ from simulation import Gateway, Pair, child, connection, own_cipher, replay_seed
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, Flags, PayloadType
 from ipsecfast.ike.context import Outcome
-from ipsecfast.ike.message import GENERIC_HEADER, HEADER, _encode_chain, _first_type
+from ipsecfast.ike.message import GENERIC_HEADER, HEADER, encode_chain, first_type
 from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.model import Path
@@ -136,7 +136,7 @@ def insides(seed: int) -> Iterator[tuple[int, bool, int, bytes]]:
     for line in pair.transcript:
         message = getattr(line, "message", None)
         if message is not None and message.exchange != ExchangeType.IKE_SA_INIT:
-            yield message.exchange, message.response, _first_type(message.payloads), _encode_chain(message.payloads)
+            yield message.exchange, message.response, first_type(message.payloads), encode_chain(message.payloads)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -187,7 +187,7 @@ def test_a_critical_payload_inside_is_refused_by_its_type() -> None:
     pair.a.initiate(None)
     pair.run(2.0)
     sa = pair.a.established[0]
-    body = _encode_chain((UnknownPayload(200, True, b"x"),))
+    body = encode_chain((UnknownPayload(200, True, b"x"),))
     data = sealed(sa, random.Random(1), ExchangeType.INFORMATIONAL, body, 200, response=False)
     pair.b.endpoint.receive_datagram(data, Path(pair.b.address, 500, pair.a.address, 500), pair.now)
     mark = pair.mark()

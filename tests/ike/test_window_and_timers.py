@@ -18,22 +18,22 @@ class Owner:
 def test_requests_are_taken_in_turn_and_the_last_is_answered_again() -> None:
     window = Window()
     assert window.classify(False, 0, b"first") is Arrival.NEW_REQUEST
-    window.answered(b"first", b"answer")
+    window.answered(b"first", (b"answer",))
     assert window.classify(False, 0, b"first") is Arrival.DUPLICATE_REQUEST
-    assert window.cached_response == b"answer"
+    assert window.cached_response == (b"answer",)
     assert window.classify(False, 0, b"not bit by bit the same") is Arrival.OUT_OF_WINDOW
     assert window.classify(False, 1, b"next") is Arrival.NEW_REQUEST
     assert window.classify(False, 2, b"too early") is Arrival.OUT_OF_WINDOW
-    window.answered(b"next", b"another answer")
+    window.answered(b"next", (b"another answer",))
     assert window.classify(False, 0, b"first") is Arrival.OUT_OF_WINDOW
 
 
 def test_only_the_outstanding_request_has_a_response() -> None:
     window = Window()
     assert window.classify(True, 0, b"r") is Arrival.OUT_OF_WINDOW
-    window.sent(b"q")
+    window.sent((b"q",))
     with pytest.raises(RuntimeError):
-        window.sent(b"a second one")
+        window.sent((b"a second one",))
     assert window.classify(True, 1, b"r") is Arrival.OUT_OF_WINDOW
     assert window.classify(True, 0, b"r") is Arrival.EXPECTED_RESPONSE
     window.concluded()
@@ -43,9 +43,9 @@ def test_only_the_outstanding_request_has_a_response() -> None:
 
 def test_a_restarted_request_keeps_its_message_id() -> None:
     window = Window()
-    window.sent(b"q")
+    window.sent((b"q",))
     window.restart()
-    window.sent(b"q with a cookie")
+    window.sent((b"q with a cookie",))
     assert window.outstanding is not None
     assert window.outstanding.message_id == 0
 

@@ -35,8 +35,9 @@ from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, notif
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.crypto import SkCipher
 from ipsecfast.ike.endpoint import IkeEndpoint
+from ipsecfast.ike.fragments import is_fragment, open_fragment
 from ipsecfast.ike.message import Message, open_message, parse_header, parse_message
-from ipsecfast.ike.payloads import DeletePayload, NotifyPayload
+from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, UnknownPayload
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
@@ -488,9 +489,14 @@ class Pair:
         if data == NAT_KEEPALIVE:
             return None
         header = parse_header(data)
-        if header.next_payload != PayloadType.SK:
+        if header.next_payload not in (PayloadType.SK, PayloadType.SKF):
             return parse_message(data)
         sa = sender.endpoint.context.ike_sas[header.spi_i if header.from_initiator else header.spi_r]
+        if is_fragment(header):
+            piece = open_fragment(data, own_cipher(sa))
+            payload = UnknownPayload(PayloadType.SKF, False, f"{piece.number}/{piece.total}".encode())
+            spis = header.spi_i, header.spi_r
+            return Message(*spis, header.exchange, header.message_id, header.is_response, sa.initiator, (payload,))
         return open_message(data, own_cipher(sa))
 
     # -- invariants ----------------------------------------------------------------------------------------------------
@@ -577,6 +583,8 @@ def payload_text(payload: object, message: Message) -> str:
     if isinstance(payload, DeletePayload):
         return "D"
     kind = PayloadType(payload.type)
+    if isinstance(payload, UnknownPayload) and kind is PayloadType.SKF:
+        return f"SKF {payload.data.decode()}"
     if kind is PayloadType.NONCE:
         return "Nr" if message.response else "Ni"
     return kind.name

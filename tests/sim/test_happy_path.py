@@ -8,7 +8,7 @@ from simulation import Pair, child, connection, run_quiet
 from ipsecfast.ike.actions import ActivateOutbound, InstallSa, RemoveSa, Transmit
 from ipsecfast.ike.child import ChildState, OutboundState
 
-NATD = "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)"
+NOTIFIES = "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), N(IKEV2_FRAGMENTATION_SUPPORTED)"
 
 
 def kinds(actions: list) -> list[type]:
@@ -19,8 +19,8 @@ def test_initial_exchanges() -> None:
     """RFC 7296 s1.2."""
     pair = Pair().up()
     assert pair.exchange() == [
-        f"a --> IKE_SA_INIT {{SA, KE, Ni, {NATD}}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NATD}}}",
+        f"a --> IKE_SA_INIT {{SA, KE, Ni, {NOTIFIES}}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NOTIFIES}}}",
         "a --> IKE_AUTH {IDi, N(INITIAL_CONTACT), IDr, AUTH, SA, TSi, TSr}",
         "<-- b IKE_AUTH {IDr, AUTH, SA, TSi, TSr}",
     ]

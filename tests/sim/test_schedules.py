@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 
 import pytest
 from simulation import Link, Nat, Pair, child, connection, replay_seed, run_quiet
@@ -18,6 +19,7 @@ from ipsecfast.model import Lifetime, StartAction
 
 SEEDS = [replay_seed()] if replay_seed() is not None else list(range(250))
 PATIENT = Settings(retransmit=Backoff(timeout=2.0, base=1.3, tries=12))
+FRAGMENTED = replace(PATIENT, fragment_size={4: 180, 6: 200})  # every message of some length is cut (RFC 7383)
 
 
 def make(seed: int, link: Link, *, nat: bool = False, start: StartAction = StartAction.TRAP, **options: object) -> Pair:
@@ -34,7 +36,8 @@ def make(seed: int, link: Link, *, nat: bool = False, start: StartAction = Start
         )
         for x in "ab"
     }
-    return Pair(ends["a"], ends["b"], seed=seed, link=link, nat=Nat() if nat else None, settings=PATIENT)
+    settings = FRAGMENTED if seed % 3 == 0 else PATIENT
+    return Pair(ends["a"], ends["b"], seed=seed, link=link, nat=Nat() if nat else None, settings=settings)
 
 
 def finish(pair: Pair) -> None:

@@ -111,7 +111,8 @@ def test_cookies_when_half_open_sas_pile_up() -> None:
     pair.up()
     assert pair.exchange()[1:3] == [
         "<-- b IKE_SA_INIT {N(COOKIE)}",
-        "a --> IKE_SA_INIT {N(COOKIE), SA, KE, Ni, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)}",
+        "a --> IKE_SA_INIT {N(COOKIE), SA, KE, Ni, N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), "
+        "N(IKEV2_FRAGMENTATION_SUPPORTED)}",
     ]
     assert pair.b.endpoint.counters["cookies sent"] == 1
     pair.check_converged(children=1)

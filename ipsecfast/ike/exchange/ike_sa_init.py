@@ -1,7 +1,7 @@
 """IKE_SA_INIT (RFC 7296 s1.2): algorithms, key exchange, nonces, NAT detection, cookies. Nothing here is authentic yet.
 
-HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*)  -->
-                         <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*)
+HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*), [N(IKEV2_FRAGMENTATION_SUPPORTED)]  -->
+                         <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*), [N(IKEV2_FRAGMENTATION_SUPPORTED)]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Paylo
 from ipsecfast.ike.proposal import accept_answer, key_exchange_groups, proposal_text, select
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
-from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, ChildConfig, Proposal
+from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, ChildConfig, Fragmentation, Proposal
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -65,6 +65,7 @@ class IkeSaInit(Exchange):
             KePayload(self._key_exchange.group, self._key_exchange.public),
             NoncePayload(self._nonce),
             *nat_detection(sa, ZERO_SPI),
+            *fragmentation_offer(sa),
         )
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -115,6 +116,7 @@ class IkeSaInit(Exchange):
         sa.spi_r = message.spi_r
         derive_keys(sa, proposal, (self._nonce, nonce), shared)
         detect_nat(sa, message)
+        agree_on_fragmentation(sa, message)
         if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
             sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
         sa.authenticate(IkeAuth(self.child, self.packet), now)
@@ -141,11 +143,13 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
     derive_keys(sa, proposal, (nonce_i, nonce_r), shared)
     detect_nat(sa, message)
+    agree_on_fragmentation(sa, message)
     return (
         SaPayload((proposal,)),
         KePayload(key_exchange.group, key_exchange.public),
         NoncePayload(nonce_r),
         *nat_detection(sa, sa.spi_r),
+        *(fragmentation_offer(sa) if sa.fragments_in else ()),
     )
 
 
@@ -168,6 +172,20 @@ def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], shar
     suite = Suite.of(proposal)
     sa.nonces = nonces
     sa.install_keys(suite, derive_ike_keys(suite.prf, suite.encr, suite.integ, shared, *nonces, sa.spi_i, sa.spi_r))
+
+
+def fragmentation_offer(sa: IkeSa) -> tuple[Payload, ...]:
+    """RFC 7383 s2.3."""
+    wanted = sa.connection.config.fragmentation is not Fragmentation.NO
+    return (NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),) if wanted else ()
+
+
+def agree_on_fragmentation(sa: IkeSa, message: Message) -> None:
+    """RFC 7383 s2.3: only when both sides have said that they can."""
+    theirs = message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
+    ours = sa.connection.config.fragmentation
+    sa.fragments_in = theirs and ours is not Fragmentation.NO
+    sa.fragments_out = theirs and ours is Fragmentation.YES
 
 
 def nat_detection(sa: IkeSa, spi_r: bytes) -> tuple[Payload, ...]:
