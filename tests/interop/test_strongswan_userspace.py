@@ -14,7 +14,7 @@ from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connectio
 from conftest import StartGateway
 from strongswan import StrongSwan
 
-from ipsecfast.lab.netns import B, TwoSites
+from ipsecfast.lab.netns import A, B, TwoSites
 from ipsecfast.lab.testbed import TRAFFIC, TestbedError
 
 PFS = {"ours": ["aes128gcm16-x25519"], "theirs": "aes128gcm16-x25519"}
@@ -117,3 +117,22 @@ def test_refusals_are_named(
         ours.command("initiate", "net")
     assert ours.child() is None
     strongswan_b.swanctl("--terminate", "--ike", "net", "--force", check=False)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_ike_messages_in_fragments(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, side: str
+) -> None:
+    """RFC 7383: thirty-two IPv6 selectors make an IKE_AUTH longer than 1,280 octets, in both directions."""
+    ours = [A.networks[1], *(f"fd00:a:{n:x}::/64" for n in range(1, 32))]
+    strongswan_b.load(their_connection(inner=(6,), remote_ts=",".join(ours)))
+    config = our_config(inner=(6,), child={"local_ts": ours})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    tunnel.answers(B.host[1])
+    assert tunnel.ours.status()["ike"]["fragments kept"] >= 1
+    assert "splitting IKE message" in strongswan_b.log_text()
+    assert "reassembled fragmented IKE message" in strongswan_b.log_text()
+    tunnel.rekey("child", THEIRS)
+    tunnel.rekey("child", OURS)
+    tunnel.down(OURS)
