@@ -5,7 +5,7 @@
 struct ipsf_pool {
 	struct ipsf_buffer *free;
 	uint32_t available, count, buffer_size;
-	uint8_t *memory;
+	uint8_t *memory; /* its own; NULL: the caller's */
 };
 
 static size_t stride_of(uint32_t buffer_size)
@@ -15,30 +15,47 @@ static size_t stride_of(uint32_t buffer_size)
 	return (stride + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1);
 }
 
-int ipsf_pool_new(uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
+size_t ipsf_pool_bytes(uint32_t count, uint32_t buffer_size)
 {
-	size_t stride = stride_of(buffer_size);
+	return stride_of(buffer_size) * count;
+}
+
+static void fill(struct ipsf_pool *pool, uint8_t *memory)
+{
+	for (uint32_t i = pool->count; i-- > 0;) {
+		struct ipsf_buffer *buffer = (struct ipsf_buffer *)(memory + stride_of(pool->buffer_size) * i);
+
+		buffer->users = 0;
+		buffer->size = pool->buffer_size;
+		buffer->pool = pool;
+		buffer->next = pool->free;
+		pool->free = buffer;
+	}
+}
+
+int ipsf_pool_over(void *memory, uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
+{
 	struct ipsf_pool *pool = calloc(1, sizeof *pool);
 
 	if (!pool)
 		return IPSF_ENOMEM;
-	pool->memory = aligned_alloc(IPSF_CACHE_LINE, stride * count);
-	if (!pool->memory) {
-		free(pool);
-		return IPSF_ENOMEM;
-	}
 	pool->count = pool->available = count;
 	pool->buffer_size = buffer_size;
-	for (uint32_t i = count; i-- > 0;) {
-		struct ipsf_buffer *buffer = (struct ipsf_buffer *)(pool->memory + stride * i);
-
-		buffer->users = 0;
-		buffer->size = buffer_size;
-		buffer->next = pool->free;
-		pool->free = buffer;
-	}
+	fill(pool, memory);
 	*out = pool;
 	return IPSF_OK;
+}
+
+int ipsf_pool_new(uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
+{
+	uint8_t *memory = aligned_alloc(IPSF_CACHE_LINE, ipsf_pool_bytes(count, buffer_size));
+	int status = memory ? ipsf_pool_over(memory, count, buffer_size, out) : IPSF_ENOMEM;
+
+	if (status == IPSF_OK)
+		(*out)->memory = memory;
+	else
+		free(memory);
+	return status;
 }
 
 void ipsf_pool_free(struct ipsf_pool *pool)
@@ -71,8 +88,10 @@ struct ipsf_buffer *ipsf_pool_take(struct ipsf_pool *pool)
 	return buffer;
 }
 
-void ipsf_pool_release(struct ipsf_pool *pool, struct ipsf_buffer *buffer)
+void ipsf_buffer_release(struct ipsf_buffer *buffer)
 {
+	struct ipsf_pool *pool = buffer->pool;
+
 	if (--buffer->users)
 		return;
 	buffer->next = pool->free;
@@ -126,7 +145,7 @@ void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 
 		if (packet->drop) {
 			drops[packet->drop]++;
-			ipsf_pool_release(batch->pool, packet->buffer);
+			ipsf_buffer_release(packet->buffer);
 			continue;
 		}
 		batch->packet[i] = batch->packet[kept];
@@ -138,6 +157,6 @@ void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 void ipsf_batch_clear(struct ipsf_batch *batch)
 {
 	for (unsigned i = 0; i < batch->n; i++)
-		ipsf_pool_release(batch->pool, batch->packet[i]->buffer);
+		ipsf_buffer_release(batch->packet[i]->buffer);
 	batch->n = 0;
 }

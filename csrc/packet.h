@@ -2,8 +2,8 @@
  * Packets on their way: the descriptor (one cache line), the batch, the pool of buffers.
  *
  * Ownership: a worker owns its pool, its batches and every packet in them from receive to send; nothing here is shared
- * between threads. A packet's bytes lie in a buffer of the pool; several packets may share one buffer (the segments of
- * a GRO datagram), so buffers count their users.
+ * between threads. A packet's bytes lie in a buffer of the pool, or of one that a port of this thread brought (a buffer knows its pool);
+ * several packets may share one buffer (the segments of a GRO datagram), so buffers count their users.
  */
 #ifndef IPSF_PACKET_H
 #define IPSF_PACKET_H
@@ -15,8 +15,11 @@
 #define IPSF_HEADROOM 128  /* before received bytes: outer IP, UDP, ESP header and IV, and an Ethernet header */
 #define IPSF_TAILROOM 64   /* behind them: padding, trailer, ICV */
 
+struct ipsf_pool;
+
 struct ipsf_buffer {
 	struct ipsf_buffer *next; /* free list */
+	struct ipsf_pool *pool;   /* where it goes back to: the worker's, or that of a port whose device reads and writes it */
 	uint32_t users;
 	uint32_t size;            /* bytes */
 	uint8_t bytes[] __attribute__((aligned(IPSF_CACHE_LINE)));
@@ -79,8 +82,6 @@ static inline void ipsf_packet_cut_back(struct ipsf_packet *packet, uint32_t byt
 	packet->tailroom = ipsf_room(packet->tailroom + bytes);
 }
 
-struct ipsf_pool;
-
 struct ipsf_batch {
 	uint32_t n;
 	struct ipsf_packet *packet[IPSF_BATCH_MAX];
@@ -90,12 +91,15 @@ struct ipsf_batch {
 
 /* A pool of count buffers of buffer_size bytes. IPSF_ENOMEM. */
 IPSF_MUST_CHECK int ipsf_pool_new(uint32_t count, uint32_t buffer_size, struct ipsf_pool **pool);
+/* The same over memory of the caller's (ipsf_pool_bytes() of it, aligned to a cache line), which must outlive the pool. */
+IPSF_MUST_CHECK int ipsf_pool_over(void *memory, uint32_t count, uint32_t buffer_size, struct ipsf_pool **pool);
+size_t ipsf_pool_bytes(uint32_t count, uint32_t buffer_size);
 void ipsf_pool_free(struct ipsf_pool *pool);
 uint32_t ipsf_pool_buffer_size(const struct ipsf_pool *pool);
 uint32_t ipsf_pool_available(const struct ipsf_pool *pool);
 /* A buffer with one user, or NULL. Never allocates. */
 IPSF_MUST_CHECK struct ipsf_buffer *ipsf_pool_take(struct ipsf_pool *pool);
-void ipsf_pool_release(struct ipsf_pool *pool, struct ipsf_buffer *buffer); /* one user less; the last returns it */
+void ipsf_buffer_release(struct ipsf_buffer *buffer); /* one user less; the last returns it to its pool */
 
 void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool);
 /* Appends a descriptor for length bytes at data inside buffer (takes over one user); NULL when the batch is full. */

@@ -214,7 +214,7 @@ static void give_headroom(struct ipsf_batch *batch, struct ipsf_packet *packet)
 		return;
 	}
 	memcpy(buffer->bytes + IPSF_HEADROOM, packet->data, packet->length);
-	ipsf_pool_release(batch->pool, packet->buffer);
+	ipsf_buffer_release(packet->buffer);
 	packet->buffer = buffer;
 	packet->data = buffer->bytes + IPSF_HEADROOM;
 	packet->headroom = IPSF_HEADROOM;

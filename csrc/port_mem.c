@@ -91,7 +91,7 @@ static void drain_ring(struct ipsf_port_memory *m, struct ipsf_batch *batch, uin
 		if (!buffer)
 			return;
 		if (record.length > buffer->size - IPSF_HEADROOM - IPSF_TAILROOM) {
-			ipsf_pool_release(batch->pool, buffer);
+			ipsf_buffer_release(buffer);
 			lane_take(lane_in(m), &record, NULL);
 			drops[IPSF_DROP_TOO_LONG]++;
 			continue;

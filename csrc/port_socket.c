@@ -193,7 +193,7 @@ static int fetch(struct ipsf_port_socket *s, uint64_t drops[IPSF_DROP_COUNT])
 /* The buffer of the datagram at rx->next goes to the packets that were cut from it. */
 static void next_datagram(struct ipsf_socket_rx *rx)
 {
-	ipsf_pool_release(rx->pool, rx->buffer[rx->next]);
+	ipsf_buffer_release(rx->buffer[rx->next]);
 	rx->buffer[rx->next] = NULL;
 	rx->next++;
 	rx->offset = 0;
@@ -259,7 +259,7 @@ void ipsf_port_socket_drain(struct ipsf_port *port)
 	struct ipsf_socket_rx *rx = &((struct ipsf_port_socket *)port)->rx;
 	for (unsigned i = 0; i < IPSF_BATCH_MAX; i++) {
 		if (rx->buffer[i])
-			ipsf_pool_release(rx->pool, rx->buffer[i]);
+			ipsf_buffer_release(rx->buffer[i]);
 		rx->buffer[i] = NULL;
 	}
 	rx->stale = IPSF_BATCH_MAX;

@@ -76,7 +76,7 @@ static void tun_drain(struct ipsf_port *port)
 {
 	struct ipsf_port_tun *tun = (struct ipsf_port_tun *)port;
 	if (tun->spare)
-		ipsf_pool_release(tun->pool, tun->spare);
+		ipsf_buffer_release(tun->spare);
 	tun->spare = NULL;
 }
 

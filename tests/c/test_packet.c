@@ -21,7 +21,7 @@ static void pool_is_bounded(void)
 	CHECK(!ipsf_pool_take(pool) && ipsf_pool_available(pool) == 0);
 	for (unsigned i = 0; i < BUFFERS; i++) {
 		CHECK(taken[i]->bytes[0] == i && taken[i]->bytes[SIZE - 1] == i);
-		ipsf_pool_release(pool, taken[i]);
+		ipsf_buffer_release(taken[i]);
 	}
 	CHECK(ipsf_pool_available(pool) == BUFFERS);
 	ipsf_pool_free(pool);
@@ -36,10 +36,10 @@ static void buffer_is_shared(void)
 	CHECK(ipsf_pool_new(1, SIZE, &pool) == IPSF_OK);
 	buffer = ipsf_pool_take(pool);
 	buffer->users += 2;
-	ipsf_pool_release(pool, buffer);
-	ipsf_pool_release(pool, buffer);
+	ipsf_buffer_release(buffer);
+	ipsf_buffer_release(buffer);
 	CHECK(!ipsf_pool_take(pool));
-	ipsf_pool_release(pool, buffer);
+	ipsf_buffer_release(buffer);
 	CHECK(ipsf_pool_take(pool) == buffer);
 	ipsf_pool_free(pool);
 }
@@ -122,8 +122,36 @@ static void texts_exist(void)
 	CHECK(!strcmp(ipsf_error_text(-100), "unknown error") && ipsf_drop_help(IPSF_DROP_COUNT)[0]);
 }
 
+/* A batch with buffers of two pools gives each its own. */
+static void mixed(void)
+{
+	struct ipsf_pool *own, *brought;
+	uint64_t drops[IPSF_DROP_COUNT] = {0};
+	static struct ipsf_batch batch;
+	void *memory = aligned_alloc(4096, 2 * 4096);
+	const uint32_t size = 4096 - sizeof(struct ipsf_buffer);
+	CHECK(memory && ipsf_pool_bytes(2, size) == 2 * 4096); /* as a device wants its frames */
+	CHECK(ipsf_pool_new(2, SIZE, &own) == IPSF_OK && ipsf_pool_over(memory, 2, size, &brought) == IPSF_OK);
+	ipsf_batch_init(&batch, own);
+	for (unsigned i = 0; i < 4; i++) {
+		struct ipsf_buffer *buffer = ipsf_pool_take(i % 2 ? own : brought);
+		CHECK(buffer && (i % 2 || ((uint8_t *)buffer - (uint8_t *)memory) % 4096 == 0));
+		CHECK(ipsf_batch_add(&batch, buffer, buffer->bytes, 10) != NULL);
+	}
+	CHECK(ipsf_pool_take(own) == NULL && ipsf_pool_take(brought) == NULL);
+	batch.packet[0]->drop = batch.packet[1]->drop = IPSF_DROP_MALFORMED;
+	ipsf_batch_sweep(&batch, drops);
+	CHECK(ipsf_pool_available(own) == 1 && ipsf_pool_available(brought) == 1);
+	ipsf_batch_clear(&batch);
+	CHECK(ipsf_pool_available(own) == 2 && ipsf_pool_available(brought) == 2);
+	ipsf_pool_free(own);
+	ipsf_pool_free(brought);
+	free(memory);
+}
+
 int main(void)
 {
+	mixed();
 	pool_is_bounded();
 	buffer_is_shared();
 	sweep_keeps_order();
