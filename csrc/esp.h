@@ -32,6 +32,15 @@ static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t s
 unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
 			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved);
 
+/* The steps of RFC 4303 s3.3 that esp_encap.c and esp_segment.c share. */
+
+/* s3.1.1, RFC 4301 s5.1.2: what the outer header says; transport mode: the IP header is cut off. False: drop is marked. */
+IPSF_MUST_CHECK bool ipsf_esp_outer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet);
+/* s3.3.3: reserves up to n sequence numbers, *first and those behind it; how many. */
+unsigned ipsf_esp_reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first);
+/* The SA has sealed bytes more, up to sequence; refused: a limit of packets stopped it. The notices that became true. */
+unsigned ipsf_esp_lifetime(struct ipsf_sa_out *sa, uint64_t sequence, uint64_t bytes, bool refused);
+
 /* True the first time any of the notices is raised for an SA; *told remembers. */
 static inline unsigned ipsf_notice_once(_Atomic uint32_t *told, unsigned notices)
 {
@@ -43,7 +52,7 @@ static inline void ipsf_sa_count_drops(_Atomic uint64_t drops[IPSF_DROP_COUNT], 
 {
 	for (unsigned i = 0; i < n; i++)
 		if (IPSF_UNLIKELY(packets[i]->drop))
-			atomic_fetch_add_explicit(&drops[packets[i]->drop], 1, memory_order_relaxed);
+			atomic_fetch_add_explicit(&drops[packets[i]->drop], ipsf_packet_count(packets[i]), memory_order_relaxed);
 }
 
 #endif

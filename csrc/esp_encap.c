@@ -202,3 +202,24 @@ unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_pac
 	ipsf_sa_count_drops(sa->drops, packets, n);
 	return lifetime(sa, first + reserved - 1, bytes, reserved < ready);
 }
+
+/* ---- for esp_segment.c, which seals what a super-packet is cut into by the same rules ---- */
+
+bool ipsf_esp_outer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
+{
+	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
+
+	decide_outer(sa, path, packet);
+	return sa->mode == IPSF_MODE_TUNNEL || cut_ip_header(path, packet);
+}
+
+unsigned ipsf_esp_reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
+{
+	return reserve(sa, n, first);
+}
+
+unsigned ipsf_esp_lifetime(struct ipsf_sa_out *sa, uint64_t sequence, uint64_t bytes, bool refused)
+{
+	bytes += atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed);
+	return lifetime(sa, sequence, bytes, refused);
+}

@@ -70,7 +70,8 @@ static struct ipsf_hold_queue *queue_new(struct ipsf_hold *hold, const struct ip
 bool ipsf_hold_add(struct ipsf_hold *hold, const struct ipsf_child *child, const struct ipsf_packet *packet)
 {
 	struct ipsf_hold_queue *queue = find(hold, child->reqid);
-	if ((queue && queue->n >= IPSF_HOLD_PACKETS) || hold->bytes + packet->length > IPSF_HOLD_BYTES)
+	const unsigned n = ipsf_packet_count(packet);
+	if ((queue && queue->n + n > IPSF_HOLD_PACKETS) || hold->bytes + packet->length > IPSF_HOLD_BYTES)
 		return false;
 	struct ipsf_held *held = malloc(sizeof *held + packet->length);
 	if (!held || (!queue && !(queue = queue_new(hold, child)))) {
@@ -79,11 +80,13 @@ bool ipsf_hold_add(struct ipsf_hold *hold, const struct ipsf_child *child, const
 	}
 	held->next = NULL;
 	held->length = packet->length;
+	held->segment_size = packet->segment_size;
+	held->segments = packet->segments;
 	memcpy(held->bytes, packet->data, packet->length);
 	*queue->last = held;
 	queue->last = &held->next;
-	queue->n++;
-	hold->packets++;
+	queue->n += n;
+	hold->packets += n;
 	hold->bytes += packet->length;
 	return true;
 }
@@ -124,10 +127,12 @@ static bool take_one(struct ipsf_hold *hold, struct ipsf_hold_queue *queue, stru
 	if (!buffer)
 		return false;
 	memcpy(buffer->bytes + IPSF_HEADROOM, held->bytes, held->length);
-	ipsf_batch_add(batch, buffer, buffer->bytes + IPSF_HEADROOM, held->length);
+	struct ipsf_packet *packet = ipsf_batch_add(batch, buffer, buffer->bytes + IPSF_HEADROOM, held->length);
+	packet->segment_size = held->segment_size;
+	packet->segments = held->segments;
 	queue->first = held->next;
-	queue->n--;
-	hold->packets--;
+	queue->n -= ipsf_packet_count(packet);
+	hold->packets -= ipsf_packet_count(packet);
 	hold->bytes -= held->length;
 	free(held);
 	return true;

@@ -17,13 +17,15 @@
 struct ipsf_held {
 	struct ipsf_held *next;
 	uint32_t length;
+	uint16_t segment_size;
+	uint8_t segments; /* as in the descriptor */
 	uint8_t bytes[];
 };
 
 struct ipsf_hold_queue {
 	struct ipsf_hold_queue *next;
 	struct ipsf_held *first, **last;
-	uint32_t reqid, n;
+	uint32_t reqid, n; /* packets, each segment of a super-packet one */
 	uint32_t releases; /* child->releases when the first packet came */
 };
 

@@ -133,33 +133,6 @@ void ipsf_ip_set_tos(struct ipsf_packet *packet, uint8_t tos)
 	}
 }
 
-uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum)
-{
-	const uint8_t *p = data;
-	uint64_t wide = sum;
-
-	for (; length >= 4; p += 4, length -= 4)
-		wide += ipsf_read32(p);
-	if (length >= 2) {
-		wide += (uint32_t)ipsf_read16(p) << 16;
-		p += 2;
-		length -= 2;
-	}
-	if (length)
-		wide += (uint32_t)p[0] << 24;
-	while (wide >> 32)
-		wide = (wide & UINT32_MAX) + (wide >> 32);
-	/* 32-bit sums fold to the 16-bit sum, because 2^16 = 1 modulo 2^16 - 1. */
-	return (uint32_t)((wide & 0xffff) + (wide >> 16));
-}
-
-uint16_t ipsf_checksum_fold(uint32_t sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (uint16_t)~sum;
-}
-
 static bool build_ipv4(struct ipsf_packet *packet, const struct ipsf_path *path, uint8_t protocol)
 {
 	uint8_t *ip = packet->data - IPSF_IPV4_HEADER;

@@ -5,6 +5,7 @@
 #ifndef IPSF_IP_H
 #define IPSF_IP_H
 
+#include "checksum.h"
 #include "packet.h"
 
 #define IPSF_IPV4_HEADER 20
@@ -136,10 +137,6 @@ static inline bool ipsf_selector_matches(const struct ipsf_selector *selector, c
 	return (!selector->protocol || selector->protocol == packet->protocol) &&
 	       ipsf_selector_has_address(selector, packet->version, address) && ipsf_selector_has_port(selector, packet, port);
 }
-
-/* RFC 1071 over length bytes, added to sum; fold with ipsf_checksum_fold. */
-uint32_t ipsf_checksum_add(const void *data, size_t length, uint32_t sum);
-uint16_t ipsf_checksum_fold(uint32_t sum);
 
 /*
  * Writes an IP header without options before packet->data for a payload of protocol: transport mode, inbound. False: no

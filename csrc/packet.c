@@ -135,6 +135,29 @@ static unsigned first_dropped(const struct ipsf_batch *batch)
 	return i;
 }
 
+uint64_t ipsf_batch_packets(const struct ipsf_batch *batch)
+{
+	uint64_t packets = 0;
+
+	for (unsigned i = 0; i < batch->n; i++)
+		packets += ipsf_packet_count(batch->packet[i]);
+	return packets;
+}
+
+/* Some of a super-packet's datagrams did not leave: they are counted, the rest goes on as what was sent. */
+static bool lost_in_part(struct ipsf_packet *packet, uint64_t drops[IPSF_DROP_COUNT])
+{
+	uint32_t bytes = packet->lost * (uint32_t)packet->segment_size;
+
+	if (packet->lost == 0 || packet->lost >= packet->segments)
+		return false;
+	drops[packet->drop] += packet->lost;
+	packet->length -= bytes < packet->length ? bytes : packet->length;
+	packet->segments = (uint8_t)(packet->segments - packet->lost);
+	packet->drop = packet->lost = 0;
+	return true;
+}
+
 /* Pointers of dropped packets move behind the others: the batch keeps all of its descriptors. */
 void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
@@ -143,8 +166,8 @@ void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 	for (unsigned i = kept; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
 
-		if (packet->drop) {
-			drops[packet->drop]++;
+		if (packet->drop && !lost_in_part(packet, drops)) {
+			drops[packet->drop] += ipsf_packet_count(packet);
 			ipsf_buffer_release(packet->buffer);
 			continue;
 		}

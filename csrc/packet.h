@@ -60,8 +60,32 @@ struct ipsf_packet {
 	uint8_t flags;                /* enum ipsf_packet_flag */
 	uint8_t drop;                 /* enum ipsf_drop; a stage marks, the sweep counts and recycles */
 	uint8_t carrier;              /* enum ipsf_carrier */
+	uint8_t segments;             /* of a super-packet; 0: one plain packet */
+	uint8_t lost;                 /* of those, how many did not leave while the others did: drop tells why. 0: all or none */
 };
 static_assert(sizeof(struct ipsf_packet) == IPSF_CACHE_LINE, "a descriptor is one cache line");
+
+/* How many packets of the wire a descriptor stands for: what is counted. */
+static inline unsigned ipsf_packet_count(const struct ipsf_packet *packet)
+{
+	return packet->segments ? packet->segments : 1;
+}
+
+/* Datagram i < ipsf_packet_count() of a sealed packet, super-packet or plain. */
+static inline uint8_t *ipsf_packet_datagram(const struct ipsf_packet *packet, unsigned i, uint32_t *length)
+{
+	const uint32_t offset = i * (uint32_t)packet->segment_size, left = packet->length - offset;
+
+	*length = packet->segment_size && packet->segment_size < left ? packet->segment_size : left;
+	return packet->data + offset;
+}
+
+/* For ports: one datagram of the packet did not leave. */
+static inline void ipsf_packet_lose(struct ipsf_packet *packet, enum ipsf_drop reason)
+{
+	packet->drop = (uint8_t)reason;
+	packet->lost++;
+}
 
 static inline uint16_t ipsf_room(uint32_t bytes)
 {
@@ -104,7 +128,10 @@ void ipsf_buffer_release(struct ipsf_buffer *buffer); /* one user less; the last
 void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool);
 /* Appends a descriptor for length bytes at data inside buffer (takes over one user); NULL when the batch is full. */
 struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer *buffer, uint8_t *data, uint32_t length);
-/* Counts the marked packets into drops[], recycles them and closes the gaps; order is kept. */
+/* How many packets of the wire are in it. */
+uint64_t ipsf_batch_packets(const struct ipsf_batch *batch);
+/* Counts the marked packets into drops[], recycles them and closes the gaps; order is kept. A super-packet of which only a
+ * part is lost stays, with what did leave. */
 void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
 /* Recycles everything that is left: the batch was sent. */
 void ipsf_batch_clear(struct ipsf_batch *batch);

@@ -126,9 +126,24 @@ static void choose(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
 	}
 }
 
-static void seal_run(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
+/* Packets of one SA from the first on that one call seals: a super-packet alone, or those before the next. */
+static unsigned sealed_at_once(struct ipsf_packet *const *packets, unsigned n)
 {
-	const unsigned notices = ipsf_esp_encap(sa, p->worker, packets, n);
+	unsigned i = 1;
+	while (i < n && !packets[0]->segments && !packets[i]->segments)
+		i++;
+	return i;
+}
+
+static void seal_run(struct ipsf_pipeline *p, struct ipsf_pool *pool, struct ipsf_packet *const *packets, unsigned n)
+{
+	struct ipsf_sa_out *sa = packets[0]->sa.out;
+	unsigned notices = 0;
+	for (unsigned i = 0, some; i < n; i += some) {
+		some = sealed_at_once(packets + i, n - i);
+		notices |= packets[i]->segments ? ipsf_esp_segment(sa, p->worker, packets[i], pool, p->drops) :
+						  ipsf_esp_encap(sa, p->worker, packets + i, some);
+	}
 	if (IPSF_LIKELY(notices == 0))
 		return;
 	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid};
@@ -143,7 +158,7 @@ void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 	ipsf_runs_begin(&runs, batch);
 	while (ipsf_runs_next(&runs)) { /* BYPASS packets have no SA */
 		if (runs.packet[0]->sa.out)
-			seal_run(p, runs.packet[0]->sa.out, runs.packet, runs.n);
+			seal_run(p, batch->pool, runs.packet, runs.n);
 	}
 	ipsf_batch_sweep(batch, p->drops);
 }

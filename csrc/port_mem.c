@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "doorbell.h"
+#include "gso.h"
 #include "ring.h"
 
 #define PACKET_MAX 65535u
@@ -118,16 +119,25 @@ static int memory_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_
 	return (int)batch->n;
 }
 
+static void send_pieces(struct ipsf_port_memory *m, struct ipsf_packet *packet)
+{
+	struct ipsf_pieces pieces;
+	const unsigned n = ipsf_pieces_begin(&pieces, packet);
+	for (unsigned i = 0; i < n; i++) {
+		struct record record = {.tos = packet->tos};
+		const uint8_t *data = ipsf_piece(&pieces, i, &record.length);
+		if (packet->path)
+			record.path = from_other_end(packet->path);
+		if (!lane_put(lane_out(m), &record, data))
+			ipsf_packet_lose(packet, IPSF_DROP_PORT_FULL);
+	}
+}
+
 static void memory_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
 {
-	const struct ipsf_port_memory *m = (const struct ipsf_port_memory *)port;
-	for (unsigned i = 0; i < n; i++) {
-		struct record record = {.length = packets[i]->length, .tos = packets[i]->tos};
-		if (packets[i]->path)
-			record.path = from_other_end(packets[i]->path);
-		if (!lane_put(lane_out(m), &record, packets[i]->data))
-			packets[i]->drop = IPSF_DROP_PORT_FULL;
-	}
+	struct ipsf_port_memory *m = (struct ipsf_port_memory *)port;
+	for (unsigned i = 0; i < n; i++)
+		send_pieces(m, packets[i]);
 	ipsf_doorbell_ring(&lane_out(m)->bell);
 }
 

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "port_socket.h"
 
+#include "gso.h"
+
 #include <errno.h>
 #include <netinet/udp.h>
 #include <poll.h>
@@ -301,11 +303,10 @@ static void add_control(struct msghdr *header, int level, int type, const void *
 }
 
 /* Source address, TOS, and where several datagrams leave as one their size. */
-static void write_control(const struct ipsf_port_socket *s, const struct ipsf_packet *packet, unsigned count,
+static void write_control(const struct ipsf_port_socket *s, const struct ipsf_packet *packet, uint16_t segment_size,
 			  struct msghdr *header)
 {
 	const int tos = packet->tos;
-	const uint16_t size = (uint16_t)packet->length;
 	if (s->version == 4) {
 		struct in_pktinfo from = {0};
 		memcpy(&from.ipi_spec_dst, packet->path->local.bytes, 4);
@@ -317,8 +318,8 @@ static void write_control(const struct ipsf_port_socket *s, const struct ipsf_pa
 		add_control(header, IPPROTO_IPV6, IPV6_PKTINFO, &from, sizeof from);
 		add_control(header, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof tos);
 	}
-	if (count > 1)
-		add_control(header, IPPROTO_UDP, UDP_SEGMENT, &size, sizeof size);
+	if (segment_size)
+		add_control(header, IPPROTO_UDP, UDP_SEGMENT, &segment_size, sizeof segment_size);
 }
 
 static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
@@ -326,40 +327,69 @@ static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
 	return a == b || memcmp(a, b, sizeof *a) == 0;
 }
 
-/* How many of the n packets can leave as one datagram that the kernel cuts: at least one. */
-static unsigned run_length(const struct ipsf_socket_tx *tx, struct ipsf_packet *const *packets, unsigned n)
+/* What one message may still hold: datagrams of stride bytes, of which only the last may be shorter. */
+struct room {
+	uint32_t stride, bytes;
+	unsigned datagrams;
+};
+
+/*
+ * How many datagrams of the packet, from number at on, may join; none: the message ends before them. One that is shorter than the
+ * stride, as the last of a super-packet may be, takes what room there was.
+ */
+static unsigned join(struct room *room, const struct ipsf_packet *packet, unsigned at, uint32_t *bytes)
 {
-	const struct ipsf_packet *first = packets[0];
-	uint32_t bytes = first->length;
-	unsigned i = 1;
-	if (!tx->segments || first->length == 0)
-		return 1;
-	for (; i < n; i++) {
-		const struct ipsf_packet *p = packets[i];
-		bytes += p->length;
-		if (p->length > first->length || p->length == 0 || p->tos != first->tos || bytes > IPSF_GSO_BYTES ||
-		    ((p->flags ^ first->flags) & (IPSF_PACKET_DF | IPSF_PACKET_CLEAR)) || !same_path(p->path, first->path))
-			break;
-		if (p->length < first->length)
-			return i + 1; /* only the last may be shorter */
-	}
-	return i;
+	const uint32_t step = packet->segments ? packet->segment_size : packet->length, offset = at * step;
+	const uint32_t left = packet->length - offset, size = left < step ? left : step;
+	unsigned n = size < room->stride ? 1 : ipsf_packet_count(packet) - at;
+	if (size > room->stride || size > room->bytes || room->datagrams == 0)
+		return 0;
+	n = n > room->datagrams ? room->datagrams : n;
+	n = n * step > room->bytes ? room->bytes / step : n;
+	*bytes = n * step < left ? n * step : left;
+	room->bytes -= *bytes;
+	room->datagrams = *bytes < n * room->stride ? 0 : room->datagrams - n;
+	return n;
 }
 
-/* Message number m holds count packets from packets[first]; vector: count of them. */
-static void fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *vector,
-			 struct ipsf_packet *const *packets, unsigned first, unsigned count)
+/* May leave in one message as far as the kernel's arguments for it go. */
+static bool alike(const struct ipsf_packet *a, const struct ipsf_packet *b)
+{
+	return a->tos == b->tos && !((a->flags ^ b->flags) & (IPSF_PACKET_DF | IPSF_PACKET_CLEAR)) && same_path(a->path, b->path);
+}
+
+/*
+ * Message m takes datagrams from *at on, which moves behind them, as many as leave as one datagram that the kernel cuts: at least
+ * one. vector: n of them are free; those used.
+ */
+static unsigned fill_message(struct ipsf_port_socket *s, unsigned m, struct iovec *vector, unsigned n,
+			     struct ipsf_packet *const *packets, unsigned end, struct ipsf_socket_place *at)
 {
 	struct ipsf_socket_tx *tx = &s->tx;
-	for (unsigned i = 0; i < count; i++)
-		vector[i] = (struct iovec){packets[first + i]->data, packets[first + i]->length};
-	tx->first[m] = first;
-	tx->count[m] = count;
+	const struct ipsf_packet *first = packets[at->packet];
+	struct room room = {.bytes = IPSF_GSO_BYTES, .datagrams = tx->segments ? IPSF_GSO_SEGMENTS : 1};
+	unsigned used = 0;
+	(void)ipsf_packet_datagram(first, at->datagram, &room.stride);
+	room.bytes = room.stride > room.bytes ? room.stride : room.bytes; /* the first always leaves */
+	tx->first[m] = *at;
+	tx->count[m] = 0;
+	while (used < n && at->packet < end && alike(packets[at->packet], first)) {
+		const struct ipsf_packet *packet = packets[at->packet];
+		uint32_t length, ignored;
+		const unsigned joined = join(&room, packet, at->datagram, &length);
+		if (joined == 0)
+			break;
+		vector[used++] = (struct iovec){ipsf_packet_datagram(packet, at->datagram, &ignored), length};
+		tx->count[m] += joined;
+		at->datagram += joined;
+		if (at->datagram == ipsf_packet_count(packet))
+			*at = (struct ipsf_socket_place){at->packet + 1, 0};
+	}
 	struct msghdr *header = &tx->message[m].msg_hdr;
-	*header = (struct msghdr){.msg_name = &tx->address[m], .msg_iov = vector, .msg_iovlen = count,
-				  .msg_control = tx->control[m]};
-	header->msg_namelen = address_to(s, packets[first]->path, &tx->address[m]);
-	write_control(s, packets[first], count, header);
+	*header = (struct msghdr){.msg_name = &tx->address[m], .msg_iov = vector, .msg_iovlen = used, .msg_control = tx->control[m]};
+	header->msg_namelen = address_to(s, first->path, &tx->address[m]);
+	write_control(s, first, (uint16_t)(tx->count[m] > 1 ? room.stride : 0), header);
+	return used;
 }
 
 static void set_discover(struct ipsf_port_socket *s, bool df)
@@ -387,13 +417,19 @@ static bool retry(struct ipsf_port_socket *s, int fd, int error)
 	return error == EINTR || (ipsf_send_error(error) == IPSF_DROP_PORT_FULL && wait_for_room(s, fd));
 }
 
-static void send_single(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned index)
+/* The datagram at *at alone, which moves behind it. */
+static void send_single(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, struct ipsf_socket_place *at)
 {
 	const unsigned m = IPSF_TX_MESSAGES - 1;
-	fill_message(s, m, &s->tx.vector[m], packets, index, 1);
+	struct ipsf_packet *packet = packets[at->packet];
+	const bool segments = s->tx.segments;
+	struct iovec vector;
+	s->tx.segments = false;
+	fill_message(s, m, &vector, 1, packets, at->packet + 1, at);
+	s->tx.segments = segments;
 	while (sendmsg(s->port.fd, &s->tx.message[m].msg_hdr, MSG_DONTWAIT) < 0) {
 		if (!retry(s, s->port.fd, errno)) {
-			packets[index]->drop = (uint8_t)ipsf_send_error(errno);
+			ipsf_packet_lose(packet, ipsf_send_error(errno));
 			return;
 		}
 	}
@@ -402,14 +438,19 @@ static void send_single(struct ipsf_port_socket *s, struct ipsf_packet *const *p
 /* Message m was refused: what it held goes one by one, or is marked. EIO: this socket's way out can't cut at all. */
 static void refused(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned m, int error)
 {
-	const unsigned first = s->tx.first[m], count = s->tx.count[m];
+	struct ipsf_socket_place at = s->tx.first[m];
+	const unsigned count = s->tx.count[m];
+	const bool singly = count > 1 && (error == EINVAL || error == EIO || error == EMSGSIZE);
 	if (error == EIO)
 		s->tx.segments = false;
 	for (unsigned i = 0; i < count; i++) {
-		if (count > 1 && (error == EINVAL || error == EIO || error == EMSGSIZE))
-			send_single(s, packets, first + i);
-		else
-			packets[first + i]->drop = (uint8_t)ipsf_send_error(error);
+		if (singly) {
+			send_single(s, packets, &at);
+			continue;
+		}
+		ipsf_packet_lose(packets[at.packet], ipsf_send_error(error));
+		if (++at.datagram == ipsf_packet_count(packets[at.packet]))
+			at = (struct ipsf_socket_place){at.packet + 1, 0};
 	}
 }
 
@@ -424,45 +465,55 @@ static void send_messages(struct ipsf_port_socket *s, struct ipsf_packet *const 
 	}
 }
 
-/* BYPASS: the packet as it is, to the destination it names. */
+static bool send_clear_piece(struct ipsf_port_socket *s, const uint8_t *data, uint32_t length, const union ipsf_sockaddr *to,
+			     socklen_t size)
+{
+	while (sendto(s->clear_fd, data, length, MSG_DONTWAIT, &to->any, size) < 0) {
+		if (!retry(s, s->clear_fd, errno))
+			return false;
+	}
+	return true;
+}
+
+/* BYPASS: the packet as it is, to the destination it names; a super-packet cut, for a raw socket can't. */
 static void send_clear(struct ipsf_port_socket *s, struct ipsf_packet *packet)
 {
 	union ipsf_sockaddr to;
 	struct ipsf_path path = {0};
+	struct ipsf_pieces pieces;
+	const unsigned n = ipsf_pieces_begin(&pieces, packet);
 	memcpy(path.remote.bytes, packet->data + (s->version == 4 ? 16 : 24), s->version == 4 ? 4 : 16);
 	const socklen_t size = address_to(s, &path, &to);
-	while (sendto(s->clear_fd, packet->data, packet->length, MSG_DONTWAIT, &to.any, size) < 0) {
-		if (!retry(s, s->clear_fd, errno)) {
-			packet->drop = (uint8_t)ipsf_send_error(errno);
-			return;
-		}
+	for (unsigned i = 0; i < n; i++) {
+		uint32_t length;
+		const uint8_t *data = ipsf_piece(&pieces, i, &length);
+		if (!send_clear_piece(s, data, length, &to, size))
+			ipsf_packet_lose(packet, ipsf_send_error(errno));
 	}
 }
 
-/* As many messages as share the first packet's DF; how many packets they hold. */
-static unsigned send_some(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned n)
+/* From *at on as many messages as share the first packet's DF and find room in the arrays; *at moves behind them. */
+static void send_some(struct ipsf_port_socket *s, struct ipsf_packet *const *packets, unsigned n, struct ipsf_socket_place *at)
 {
-	const uint8_t kind = IPSF_PACKET_DF | IPSF_PACKET_CLEAR, df = packets[0]->flags & IPSF_PACKET_DF;
-	const unsigned most = n < IPSF_BATCH_MAX ? n : IPSF_BATCH_MAX;
+	const uint8_t kind = IPSF_PACKET_DF | IPSF_PACKET_CLEAR, df = packets[at->packet]->flags & IPSF_PACKET_DF;
 	unsigned messages = 0, used = 0;
-	if (packets[0]->flags & IPSF_PACKET_CLEAR) {
-		send_clear(s, packets[0]);
-		return 1;
-	}
-	while (used < most && (packets[used]->flags & kind) == df) {
-		const unsigned count = run_length(&s->tx, packets + used, most - used);
-		fill_message(s, messages++, s->tx.vector + used, packets, used, count);
-		used += count;
+	while (messages < IPSF_TX_MESSAGES - 1 && used < IPSF_TX_VECTORS && at->packet < n &&
+	       (packets[at->packet]->flags & kind) == df) {
+		used += fill_message(s, messages++, s->tx.vector + used, IPSF_TX_VECTORS - used, packets, n, at);
 	}
 	set_discover(s, df);
 	send_messages(s, packets, messages);
-	return used;
 }
 
 void ipsf_port_socket_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
 {
 	struct ipsf_port_socket *s = (struct ipsf_port_socket *)port;
+	struct ipsf_socket_place at = {0, 0};
 	s->tx.patience = WAITS;
-	for (unsigned done = 0; done < n;)
-		done += send_some(s, packets + done, n - done);
+	while (at.packet < n) {
+		if (packets[at.packet]->flags & IPSF_PACKET_CLEAR)
+			send_clear(s, packets[at.packet++]);
+		else
+			send_some(s, packets, n, &at);
+	}
 }

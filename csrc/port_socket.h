@@ -45,14 +45,22 @@ struct ipsf_socket_rx {
 };
 
 #define IPSF_TX_MESSAGES (IPSF_BATCH_MAX + 1) /* the last: for datagrams sent one by one after GSO was refused */
+#define IPSF_TX_VECTORS (2 * IPSF_BATCH_MAX)  /* a packet each, and what a message leaves of one to the next */
+
+/* A place in the packets that are sent: where a message begins. */
+struct ipsf_socket_place {
+	unsigned packet;               /* which */
+	unsigned datagram;             /* which of its datagrams: only super-packets have more than one */
+};
 
 struct ipsf_socket_tx {
 	int discover;                  /* IP_MTU_DISCOVER as last set, -1: not yet */
 	bool segments;                 /* the kernel takes UDP_SEGMENT */
 	unsigned patience;             /* how often this send() may still wait for room */
-	unsigned first[IPSF_TX_MESSAGES], count[IPSF_TX_MESSAGES]; /* which packets are in a message */
+	struct ipsf_socket_place first[IPSF_TX_MESSAGES]; /* where a message begins */
+	unsigned count[IPSF_TX_MESSAGES]; /* datagrams in it */
 	struct mmsghdr message[IPSF_TX_MESSAGES];
-	struct iovec vector[IPSF_TX_MESSAGES];
+	struct iovec vector[IPSF_TX_VECTORS];
 	union ipsf_sockaddr address[IPSF_TX_MESSAGES];
 	uint8_t control[IPSF_TX_MESSAGES][IPSF_CONTROL_SIZE] __attribute__((aligned(8)));
 };

@@ -1,10 +1,10 @@
 /*
- * A TUN device: the inner port of a gateway. One packet a system call (IFF_VNET_HDR, which carries super-packets, and
- * more
- * queues change only what is in this file: the descriptor has a segment_size).
+ * A TUN device: the inner port of a gateway. A virtio header before each packet (IFF_VNET_HDR) lets the kernel hand over
+ * super-packets of up to 64 KB, TCP and UDP, with their checksums still to be made, and take such from us.
  */
 #define _GNU_SOURCE
 #include "port.h"
+#include "vnet.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +14,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-#define PACKET_MAX 65535
+#define SEALED_MAX (96u << 10) /* a super-packet's 64 segments, with headers and ESP around each: up to 512 bytes a segment */
+#define BATCH_BYTES (128u << 10) /* a batch ends behind them: what was read is still in the cache when it is sealed */
+
+#ifndef TUN_F_USO4 /* headers before Linux 6.2 */
+#define TUN_F_USO4 0x20u
+#define TUN_F_USO6 0x40u
+#endif
+#define OFFLOAD_TCP (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
+#define OFFLOAD_UDP (TUN_F_USO4 | TUN_F_USO6)
 
 struct ipsf_port_tun {
 	struct ipsf_port port;
@@ -38,19 +47,32 @@ static int read_error(int error)
 	return error == EBADFD || error == EBADF || error == ENODEV ? IPSF_ESYS : IPSF_OK;
 }
 
+/* What was read into the spare becomes a packet, unless it lies about itself. */
+static void add_spare(struct ipsf_port_tun *tun, struct ipsf_batch *batch, const struct virtio_net_hdr *header, uint32_t length,
+		      uint64_t drops[IPSF_DROP_COUNT])
+{
+	struct ipsf_packet *packet = ipsf_batch_add(batch, tun->spare, tun->spare->bytes + IPSF_HEADROOM, length);
+	if (IPSF_LIKELY(ipsf_vnet_accept(header, packet))) {
+		tun->spare = NULL;
+		return;
+	}
+	drops[IPSF_DROP_SUPER_PACKET]++;
+	batch->n--; /* the buffer stays the spare */
+}
+
 static int tun_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_tun *tun = (struct ipsf_port_tun *)port;
-	while (batch->n < IPSF_BATCH_MAX && take_spare(tun, batch->pool)) {
-		uint8_t *data = tun->spare->bytes + IPSF_HEADROOM;
+	struct virtio_net_hdr header;
+	for (size_t bytes = 0; bytes < BATCH_BYTES && batch->n < IPSF_BATCH_MAX && take_spare(tun, batch->pool);) {
+		uint8_t *start = tun->spare->bytes + IPSF_HEADROOM - sizeof header;
 		const size_t room = tun->spare->size - IPSF_HEADROOM - IPSF_TAILROOM;
-		const ssize_t n = read(port->fd, data, room);
+		const ssize_t n = read(port->fd, start, sizeof header + room);
 		if (n < 0)
 			return batch->n ? (int)batch->n : read_error(errno);
-		if (!ipsf_batch_add(batch, tun->spare, data, (uint32_t)n))
-			drops[IPSF_DROP_TOO_LONG]++;
-		else
-			tun->spare = NULL;
+		memcpy(&header, start, sizeof header);
+		add_spare(tun, batch, &header, (size_t)n > sizeof header ? (uint32_t)((size_t)n - sizeof header) : 0, drops);
+		bytes += (size_t)n;
 	}
 	return (int)batch->n;
 }
@@ -62,8 +84,10 @@ static enum ipsf_drop write_error(int error)
 
 static void tun_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
 {
+	struct virtio_net_hdr header = {0};
 	for (unsigned i = 0; i < n; i++) {
-		while (write(port->fd, packets[i]->data, packets[i]->length) < 0) {
+		const struct iovec parts[] = {{&header, sizeof header}, {packets[i]->data, packets[i]->length}};
+		while (writev(port->fd, parts, 2) < 0) {
 			if (errno == EINTR)
 				continue;
 			packets[i]->drop = (uint8_t)write_error(errno);
@@ -91,6 +115,18 @@ static void tun_free(struct ipsf_port *port)
 
 static const struct ipsf_port_ops tun_ops = {.recv = tun_recv, .send = tun_send, .drain = tun_drain, .free = tun_free};
 
+/* What the kernel may leave to us. */
+static int set_offload(int fd)
+{
+	const int header = sizeof(struct virtio_net_hdr);
+	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
+		return IPSF_ESYS;
+	if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)(OFFLOAD_TCP | OFFLOAD_UDP)) < 0 &&
+	    ioctl(fd, TUNSETOFFLOAD, (unsigned long)OFFLOAD_TCP) < 0)
+		return IPSF_ESYS;
+	return IPSF_OK;
+}
+
 /* The kernel may choose the name's number ("tun%d"): port.name is what it became. flags: IFF_MULTI_QUEUE where there are more. */
 static int make_device(struct ipsf_port *port, const char *name, int flags)
 {
@@ -99,8 +135,8 @@ static int make_device(struct ipsf_port *port, const char *name, int flags)
 	if (port->fd < 0)
 		return IPSF_ESYS;
 	snprintf(request.ifr_name, sizeof request.ifr_name, "%.*s", IFNAMSIZ - 1, name);
-	request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | flags);
-	if (ioctl(port->fd, TUNSETIFF, &request) < 0)
+	request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags);
+	if (ioctl(port->fd, TUNSETIFF, &request) < 0 || set_offload(port->fd) != IPSF_OK)
 		return IPSF_ESYS;
 	snprintf(port->name, sizeof port->name, "%s", request.ifr_name);
 	return IPSF_OK;
@@ -111,7 +147,7 @@ static int make_queue(const char *name, int flags, struct ipsf_port **port)
 	struct ipsf_port_tun *tun = calloc(1, sizeof *tun);
 	if (!tun)
 		return IPSF_ENOMEM;
-	tun->port = (struct ipsf_port){.ops = &tun_ops, .fd = -1, .receive_size = PACKET_MAX};
+	tun->port = (struct ipsf_port){.ops = &tun_ops, .fd = -1, .receive_size = SEALED_MAX};
 	if (make_device(&tun->port, name, flags) != IPSF_OK) {
 		tun_free(&tun->port);
 		return IPSF_ESYS;

@@ -81,6 +81,13 @@ enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap);
 unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n);
 
 /*
+ * The same for one super-packet: its segments are sealed out of its buffer, which is used up and released, into one of the pool's,
+ * datagram behind datagram. Segments for which no sequence number is left are counted in drops[], here and at the SA.
+ */
+unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *packet, struct ipsf_pool *pool,
+			  uint64_t drops[IPSF_DROP_COUNT]);
+
+/*
  * RFC 4303 s3.4: opens n bare ESP datagrams of one SA in place: window check, open, window update, trailer, parse,
  * inner selector check (RFC 4301 s5.2), ECN (RFC 6040). Yields the inner IP packet; in transport mode one whose IP
  * header is rebuilt from the path it came by. Marks drop. Returns notices; *moved is the path of the newest authentic

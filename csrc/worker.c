@@ -156,7 +156,7 @@ static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf
 	const uint64_t lost = ipsf_stats_take_drops(stats, worker->pipeline.drops);
 	if (n <= 0 && lost == 0)
 		return n;
-	ipsf_stats_add(&stats->rx_packets[direction], worker->batch->n + lost);
+	ipsf_stats_add(&stats->rx_packets[direction], ipsf_batch_packets(worker->batch) + lost);
 	ipsf_stats_add(&stats->rx_bytes[direction], bytes_of(worker->batch));
 	return n;
 }
@@ -211,7 +211,7 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 	struct ipsf_pipeline *p = &worker->pipeline;
 	struct ipsf_stats *stats = &worker->stats;
 	ipsf_batch_sweep(worker->batch, p->drops);
-	ipsf_stats_add(&stats->tx_packets[direction], worker->batch->n);
+	ipsf_stats_add(&stats->tx_packets[direction], ipsf_batch_packets(worker->batch));
 	ipsf_stats_add(&stats->tx_bytes[direction], bytes_of(worker->batch));
 	ipsf_batch_clear(worker->batch);
 	ipsf_stats_take_drops(stats, p->drops);

@@ -46,6 +46,7 @@ FIB_RULE_INVERT = 2
 SCOPE_LINK = 253
 IFF_MULTICAST = 0x1000
 TX_QUEUE_LENGTH = 4096  # packets; the default of 500 loses bursts that the workers would have carried
+MAX_SEGMENTS = 64  # of a super-packet: what the data plane seals at once (IPSF_GSO_SEGMENTS)
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -195,7 +196,7 @@ class TunNetwork:
         self._forget_multicast(index)
         self._command(what, "link", "set", index=index, mtu=mtu)
         refused = [sentence for family, key, value in sysctls for sentence in self._set_sysctl(family, key, value)]
-        self._command(what, "link", "set", index=index, txqlen=TX_QUEUE_LENGTH, state="up")
+        self._command(what, "link", "set", index=index, txqlen=TX_QUEUE_LENGTH, gso_max_segs=MAX_SEGMENTS, state="up")
         return refused
 
     def _forget_multicast(self, index: int) -> None:
