@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -107,6 +108,7 @@ int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *const *i
 	worker->n_inner = worker->n_ports;
 	take_ports(worker, outer, n_outer);
 	worker->bell.fd = -1;
+	atomic_init(&worker->cpu_clock, IPSF_NO_CLOCK);
 	worker->pipeline.worker = index;
 	ipsf_hold_init(&worker->pipeline.hold);
 	choose_ways(worker);
@@ -265,11 +267,15 @@ static int one_batch(struct ipsf_worker *worker, unsigned source)
 	return n;
 }
 
+static uint64_t nanoseconds_of(clockid_t clock)
+{
+	struct timespec t = {0};
+	return clock_gettime(clock, &t) == 0 ? (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec : 0;
+}
+
 static void begin_pass(struct ipsf_worker *worker)
 {
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	worker->pipeline.now = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	worker->pipeline.now = nanoseconds_of(CLOCK_MONOTONIC);
 	ipsf_epoch_online(worker->epoch, worker->pipeline.worker);
 }
 
@@ -340,12 +346,11 @@ static bool any_more(const struct ipsf_worker *worker)
 	return any;
 }
 
-int ipsf_worker_run(struct ipsf_worker *worker)
+static int loop(struct ipsf_worker *worker)
 {
 	struct pollfd wait[IPSF_SOURCES_MAX + 1];
 	const int n = prepare_wait(worker, wait);
 	int status = IPSF_OK;
-	prctl(PR_SET_NAME, worker->name);
 	while (status == IPSF_OK && !atomic_load(&worker->stop)) {
 		if (poll(wait, (nfds_t)n, any_more(worker) ? 0 : -1) < 0) {
 			status = errno == EINTR ? IPSF_OK : IPSF_ESYS;
@@ -355,6 +360,23 @@ int ipsf_worker_run(struct ipsf_worker *worker)
 			ipsf_doorbell_silence(&worker->bell);
 		status = pass(worker, wait);
 	}
+	return status;
+}
+
+int ipsf_worker_run(struct ipsf_worker *worker)
+{
+	clockid_t clock;
+	prctl(PR_SET_NAME, worker->name);
+	if (pthread_getcpuclockid(pthread_self(), &clock) != 0)
+		return IPSF_ESYS;
+	const uint64_t base = atomic_load(&worker->cpu_past) - nanoseconds_of(clock); /* what the thread did before is not ours */
+	atomic_store(&worker->cpu_base, base);
+	atomic_store(&worker->cpu_clock, clock);
+	const int status = loop(worker);
+	const int error = errno;
+	atomic_store(&worker->cpu_past, base + nanoseconds_of(clock));
+	atomic_store(&worker->cpu_clock, IPSF_NO_CLOCK);
+	errno = error;
 	return status;
 }
 
@@ -377,7 +399,16 @@ const char *ipsf_worker_name(const struct ipsf_worker *worker)
 	return worker->name;
 }
 
+/* A thread that is gone has no clock any more. */
+static uint64_t cpu_time(const struct ipsf_worker *worker)
+{
+	const int64_t clock = atomic_load(&worker->cpu_clock);
+	const uint64_t now = clock == IPSF_NO_CLOCK ? 0 : nanoseconds_of((clockid_t)clock);
+	return now ? now + atomic_load(&worker->cpu_base) : atomic_load(&worker->cpu_past);
+}
+
 void ipsf_worker_counters(const struct ipsf_worker *worker, struct ipsf_counters *counters)
 {
 	ipsf_stats_read(&worker->stats, counters);
+	counters->cpu_ns = cpu_time(worker);
 }

@@ -16,6 +16,7 @@
 
 #define IPSF_INNER_MAX 8
 #define IPSF_OUTER_MAX 16
+#define IPSF_NO_CLOCK INT64_MIN
 #define IPSF_SOURCES_MAX (IPSF_INNER_MAX + IPSF_OUTER_MAX)
 
 /* Ways out of one kind, in the order in which they are asked. */
@@ -39,6 +40,8 @@ struct ipsf_worker {
 	struct ipsf_pipeline pipeline;
 	struct ipsf_stats stats;
 	struct ipsf_doorbell bell;                       /* of this worker */
+	_Atomic int64_t cpu_clock;                       /* clockid_t of the thread that runs, IPSF_NO_CLOCK: none does */
+	_Atomic uint64_t cpu_base, cpu_past;             /* nanoseconds: added to that clock; of those that ran before */
 	_Atomic bool stop;
 	_Atomic bool attention;                          /* held packets may have got their answer */
 };

@@ -182,6 +182,15 @@ cdef extern from "ipsecfast.h" nogil:
     int ipsf_port_memory_pair(size_t capacity, ipsf_port **a, ipsf_port **b)
     int ipsf_port_memory_put(ipsf_port *port, const uint8_t *data, size_t length, const ipsf_path *path, uint8_t tos)
     int ipsf_port_memory_get(ipsf_port *port, uint8_t *data, size_t size, ipsf_path *path, uint8_t *tos)
+    struct ipsf_generator_counts:
+        uint64_t granted
+        uint64_t delivered
+        uint64_t sent
+        uint64_t sent_bytes
+    int ipsf_port_generator_new(const ipsf_packets *packets, const ipsf_path *path, ipsf_port **port)
+    int ipsf_port_generator_grant(ipsf_port *port, uint64_t n)
+    void ipsf_port_generator_counts(const ipsf_port *port, ipsf_generator_counts *counts)
+    int ipsf_port_generator_drive(ipsf_port *port)
     const char *ipsf_port_name(const ipsf_port *port)
     int ipsf_port_fd(const ipsf_port *port)
     void ipsf_port_free(ipsf_port *port)
@@ -211,6 +220,7 @@ cdef extern from "ipsecfast.h" nogil:
         uint64_t tx_bytes[2]
         uint64_t consumed
         uint64_t held
+        uint64_t cpu_ns
         uint64_t drops[IPSF_DROP_COUNT]
 
     struct ipsf_sa_status:

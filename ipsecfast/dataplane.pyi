@@ -1,11 +1,9 @@
-"""The data plane of a gateway: ports, workers, commands and events; and, re-exported, the library over numpy."""
+"""The data plane of a gateway: workers, commands and events; and, re-exported, ports and the library over numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self, final
-
-from typing_extensions import disjoint_base
 
 from ipsecfast.library import InboundSa as InboundSa
 from ipsecfast.library import OutboundSa as OutboundSa
@@ -15,49 +13,17 @@ from ipsecfast.library import Spd as Spd
 from ipsecfast.library import raw_open as raw_open
 from ipsecfast.library import raw_seal as raw_seal
 from ipsecfast.model import DataPlaneEvent, Path, Policy, SaParams
+from ipsecfast.ports import GeneratorPort as GeneratorPort
+from ipsecfast.ports import MemoryPort as MemoryPort
+from ipsecfast.ports import Port as Port
+from ipsecfast.ports import RawEspPort as RawEspPort
+from ipsecfast.ports import TunPort as TunPort
+from ipsecfast.ports import UdpPort as UdpPort
 from ipsecfast.values import DROP_HELP as DROP_HELP
 from ipsecfast.values import DROP_REASONS as DROP_REASONS
 from ipsecfast.values import ENGINES as ENGINES
 from ipsecfast.values import choose_engine as choose_engine
 from ipsecfast.values import esp_overhead as esp_overhead
-
-@disjoint_base
-class Port:
-    """Where packets come from and go to. close() takes effect when no data plane uses the port any more."""
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-    @property
-    def name(self) -> str: ...
-    def close(self) -> None: ...
-
-@final
-class TunPort(Port):
-    """A TUN device, made here with TUNSETIFF (IFF_NO_PI) and gone when closed."""
-    def __init__(self, name: str) -> None: ...
-    @staticmethod
-    def group(name: str, n: int) -> list[TunPort]: ...
-
-@final
-class UdpPort(Port):
-    """A UDP socket that carries ESP (RFC 3948) and IKE behind the non-ESP marker; wildcard-bound, packet info on."""
-    def __init__(self, version: int, port: int = 4500, *, mark: int = 0) -> None: ...
-    @staticmethod
-    def group(version: int, n: int, port: int = 4500, *, mark: int = 0) -> list[UdpPort]: ...
-    def fileno(self) -> int: ...
-
-@final
-class RawEspPort(Port):
-    """A raw socket for bare ESP, protocol 50."""
-    def __init__(self, version: int, *, mark: int = 0) -> None: ...
-    @staticmethod
-    def group(version: int, n: int, *, mark: int = 0) -> list[RawEspPort]: ...
-
-@final
-class MemoryPort(Port):
-    """A port over memory, for tests and benchmarks: what one end of a pair sends the other receives, or `get` takes."""
-    @staticmethod
-    def pair(capacity: int = 1024) -> tuple[MemoryPort, MemoryPort]: ...
-    def put(self, packet: bytes, path: Path | None = None, tos: int = 0) -> bool: ...
-    def get(self) -> tuple[bytes, Path | None, int] | None: ...
 
 @final
 class Worker:
@@ -96,7 +62,7 @@ class DataPlane:
     def publish_spd(self, policies: Sequence[Policy]) -> None: ...
     def events(self, limit: int = 256) -> list[DataPlaneEvent]: ...
     def worker_stats(self) -> list[dict[str, Any]]:
-        """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; drops: {reason: n}."""
+        """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; cpu; drops."""
     def sa_stats(self) -> list[dict[str, Any]]:
         """spi, reqid, inbound, active, packets, bytes, sequence, drops: {reason: n}."""
     def close(self) -> None: ...

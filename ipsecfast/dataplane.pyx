@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 # cython: auto_pickle=False, autotestdict=False
-"""The data plane of a gateway: ports, workers and the messages that steer them; and, re-exported, the library over numpy.
+"""The data plane of a gateway: workers and the messages that steer them; and, re-exported, ports and the library over numpy.
 
     inner, outer = TunPort("ipsec0"), UdpPort(4)
     plane = DataPlane()
@@ -27,6 +27,7 @@ from ipsecfast.model import (
     SoftLifetime,
     UnknownSpi,
 )
+from ipsecfast.ports import GeneratorPort, MemoryPort, Port, RawEspPort, TunPort, UdpPort
 from ipsecfast.values import DROP_HELP, DROP_REASONS, ENGINES, choose_engine, esp_overhead
 
 cimport cython
@@ -36,6 +37,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from ipsecfast cimport csrc
+from ipsecfast.ports cimport Port as AnyPort
 from ipsecfast.values cimport (
     PolicyArray,
     SaParamsStruct,
@@ -47,223 +49,6 @@ from ipsecfast.values cimport (
     selector_value,
     unsigned_value,
 )
-
-
-# ---- ports ----
-
-
-cdef class Port:
-    """Where packets come from and go to. Made by its subclasses; a data plane that has it keeps it alive.
-
-    `close()` of a port that a data plane still uses takes effect when that data plane is closed.
-    """
-
-    cdef csrc.ipsf_port *_port
-    cdef int _users
-    cdef bint _closed
-
-    def __init__(self):
-        raise TypeError("a port is a TunPort, UdpPort, RawEspPort or one of MemoryPort.pair()")
-
-    def __dealloc__(self):
-        csrc.ipsf_port_free(self._port)
-
-    cdef csrc.ipsf_port *_enter(self) except NULL:
-        """For the time of a call, or as long as a data plane has it: `_leave` must follow."""
-        if self._closed or self._port == NULL:
-            raise DataPlaneError("the port is closed")
-        self._users += 1
-        return self._port
-
-    cdef void _leave(self) noexcept:
-        self._users -= 1
-        self._free_when_unused()
-
-    cdef void _free_when_unused(self) noexcept:
-        cdef csrc.ipsf_port *port = self._port
-        if self._closed and self._users == 0:
-            self._port = NULL
-            csrc.ipsf_port_free(port)
-
-    @property
-    def name(self):
-        """What the port is called: the device of a TunPort as the kernel named it."""
-        cdef csrc.ipsf_port *port = self._enter()
-        try:
-            return csrc.ipsf_port_name(port).decode()
-        finally:
-            self._leave()
-
-    def close(self):
-        """Gives back the descriptor and the memory, at the latest when the last data plane that uses the port is closed."""
-        self._closed = True
-        self._free_when_unused()
-
-
-cdef csrc.ipsf_port **_room_for(size_t n) except NULL:
-    """For a group of n ports, at least one; the caller frees it."""
-    cdef csrc.ipsf_port **ports = <csrc.ipsf_port **>calloc(n if n else 1, sizeof(csrc.ipsf_port *))
-    if ports == NULL:
-        raise MemoryError("ports")
-    return ports
-
-
-@cython.final
-cdef class TunPort(Port):
-    """A TUN device of the name `name` (TUNSETIFF, IFF_NO_PI), made here and gone when closed. Carries whole IP packets.
-
-    Raises DataPlaneError with the system's reason, e.g. without CAP_NET_ADMIN.
-    """
-
-    def __init__(self, str name not None):
-        if self._port != NULL:
-            raise DataPlaneError("the port exists already")
-        cdef bytes encoded = name.encode()
-        check(csrc.ipsf_port_tun_new(encoded, &self._port), f"TUN device {name}")
-
-    @staticmethod
-    def group(str name not None, n):
-        """`n` queues of one device, one for each worker; the kernel keeps a flow on its queue. Errors as of TunPort."""
-        cdef size_t i, count = unsigned_value(n, 8, "number of queues")
-        cdef bytes encoded = name.encode()
-        cdef csrc.ipsf_port **made = _room_for(count)
-        cdef list ports = [TunPort.__new__(TunPort) for _ in range(count)]
-        try:
-            check(csrc.ipsf_port_tun_group(encoded, count, made), f"TUN device {name} with {count} queues")
-            for i in range(count):
-                (<TunPort>ports[i])._port = made[i]
-        finally:
-            free(made)
-        return ports
-
-
-@cython.final
-cdef class UdpPort(Port):
-    """A wildcard-bound UDP socket for ESP in UDP (RFC 3948) and for IKE behind the non-ESP marker.
-
-    `version` is 4 or 6, `mark` the firewall mark of what it sends (0: none). Raises DataPlaneError with the system's reason,
-    e.g. when the port is taken.
-    """
-
-    def __init__(self, version, port=4500, *, mark=0):
-        if self._port != NULL:
-            raise DataPlaneError("the port exists already")
-        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
-        cdef unsigned number = unsigned_value(port, 16, "port")
-        check(csrc.ipsf_port_udp_new(ip_version, number, unsigned_value(mark, 32, "mark"), &self._port),
-              f"UDP port {number} of IPv{version}")
-
-    @staticmethod
-    def group(version, n, port=4500, *, mark=0):
-        """`n` sockets of one port, one for each inbound worker in the order of their making.
-
-        The kernel brings an SPI's packets to the worker that owns its SA; IKE and keepalives come to the first. Errors as of
-        UdpPort.
-        """
-        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
-        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
-        cdef unsigned number = unsigned_value(port, 16, "port")
-        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
-        cdef csrc.ipsf_port **made = _room_for(count)
-        cdef list ports = [UdpPort.__new__(UdpPort) for _ in range(count)]
-        try:
-            check(csrc.ipsf_port_udp_group(ip_version, number, fwmark, count, made), f"UDP port {number} of IPv{version}")
-            for i in range(count):
-                (<UdpPort>ports[i])._port = made[i]
-        finally:
-            free(made)
-        return ports
-
-    def fileno(self):
-        """The socket's descriptor: the control plane may send IKE through it (never read from it)."""
-        cdef csrc.ipsf_port *port = self._enter()
-        try:
-            return csrc.ipsf_port_fd(port)
-        finally:
-            self._leave()
-
-
-@cython.final
-cdef class RawEspPort(Port):
-    """A raw socket for bare ESP, IP protocol 50; arguments and errors as of UdpPort."""
-
-    def __init__(self, version, *, mark=0):
-        if self._port != NULL:
-            raise DataPlaneError("the port exists already")
-        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
-        check(csrc.ipsf_port_raw_new(ip_version, unsigned_value(mark, 32, "mark"), &self._port), f"raw ESP of IPv{version}")
-
-    @staticmethod
-    def group(version, n, *, mark=0):
-        """`n` sockets, one for each inbound worker in the order of their making; each takes what its worker owns.
-
-        Errors as of RawEspPort.
-        """
-        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
-        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
-        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
-        cdef csrc.ipsf_port **made = _room_for(count)
-        cdef list ports = [RawEspPort.__new__(RawEspPort) for _ in range(count)]
-        try:
-            check(csrc.ipsf_port_raw_group(ip_version, fwmark, count, made), f"raw ESP of IPv{version}")
-            for i in range(count):
-                (<RawEspPort>ports[i])._port = made[i]
-        finally:
-            free(made)
-        return ports
-
-
-@cython.final
-cdef class MemoryPort(Port):
-    """A port over memory, for tests and benchmarks: what one end of a pair sends the other receives, or `get` takes."""
-
-    @staticmethod
-    def pair(capacity=1024):
-        """Two connected ports that hold up to `capacity` packets in each direction. One data plane may have both, or one
-        each of two data planes, or a test plays one end itself with `put` and `get`."""
-        cdef MemoryPort a = MemoryPort.__new__(MemoryPort), b = MemoryPort.__new__(MemoryPort)
-        check(csrc.ipsf_port_memory_pair(unsigned_value(capacity, 32, "capacity"), &a._port, &b._port), "memory ports")
-        return a, b
-
-    def put(self, bytes packet not None, path=None, tos=0):
-        """Puts a packet where this port receives it, as if it came over `path` with the outer TOS byte `tos`.
-
-        False when the port's ring is full.
-        """
-        cdef csrc.ipsf_path c_path
-        cdef csrc.ipsf_path *at = NULL
-        cdef const uint8_t *data = <const uint8_t *><const char *>packet
-        cdef size_t length = len(packet)
-        cdef uint8_t octet = unsigned_value(tos, 8, "tos")
-        cdef int code
-        if path is not None:
-            memset(&c_path, 0, sizeof(c_path))
-            fill_path(&c_path, path)
-            at = &c_path
-        cdef csrc.ipsf_port *port = self._enter()
-        try:
-            with nogil:
-                code = csrc.ipsf_port_memory_put(port, data, length, at, octet)
-        finally:
-            self._leave()
-        return code != csrc.IPSF_ENOSPC and check(code, f"a packet of {length} bytes") == 0
-
-    def get(self):
-        """The next packet that this port sent, as (bytes, path, TOS byte), path None where it had none; or None."""
-        cdef csrc.ipsf_path path
-        cdef uint8_t[csrc.IPSF_IKE_MAX] data
-        cdef uint8_t tos = 0
-        cdef int length
-        memset(&path, 0, sizeof(path))
-        cdef csrc.ipsf_port *port = self._enter()
-        try:
-            with nogil:
-                length = csrc.ipsf_port_memory_get(port, data, sizeof(data), &path, &tos)
-        finally:
-            self._leave()
-        if check(length, "the next packet") == 0:
-            return None
-        return (<const char *>data)[:length], path_value(&path), tos
 
 
 # ---- workers ----
@@ -357,7 +142,7 @@ cdef class DataPlane:
         self._leave_ports()
 
     cdef void _leave_ports(self) noexcept:
-        cdef Port port
+        cdef AnyPort port
         while self._ports:
             port = self._ports.pop()
             port._leave()
@@ -419,7 +204,7 @@ cdef class DataPlane:
             raise MemoryError(name)
         try:
             for i in range(n):
-                pointers[i] = (<Port?>ports[i])._enter()
+                pointers[i] = (<AnyPort?>ports[i])._enter()
                 entered.append(ports[i])
             worker = self._new_worker(name, pointers, n_inner, n - n_inner, directions)
             self._ports.extend(entered)
@@ -428,7 +213,7 @@ cdef class DataPlane:
         finally:
             free(pointers)
             for port in entered:
-                (<Port>port)._leave()
+                (<AnyPort>port)._leave()
 
     cdef Worker _new_worker(self, str name, csrc.ipsf_port **ports, size_t n_inner, size_t n_outer, unsigned directions):
         cdef Worker worker = Worker.__new__(Worker)
@@ -539,7 +324,8 @@ cdef class DataPlane:
 
     def worker_stats(self):
         """One dict a worker: name; outbound and inbound, each {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed (IKE
-        messages and keepalives: neither sent nor dropped); held (packets that wait for their SA now); drops {reason: n}.
+        messages and keepalives: neither sent nor dropped); held (packets that wait for their SA now); cpu (seconds its thread
+        has used); drops {reason: n}.
 
         rx is what came in of a direction, tx what was sent: rx = tx + drops + consumed + held over both directions.
         """
@@ -559,6 +345,7 @@ cdef class DataPlane:
                 "inbound": _direction_value(&counters, 1),
                 "consumed": counters.consumed,
                 "held": counters.held,
+                "cpu": counters.cpu_ns / 1e9,
                 "drops": drops_value(counters.drops),
             })
         return found

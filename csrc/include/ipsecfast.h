@@ -225,6 +225,18 @@ int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_por
 int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos);
 /* Takes what port sent; length, 0 when there is none, IPSF_ENOSPC. */
 int ipsf_port_memory_get(struct ipsf_port *port, uint8_t *data, size_t size, struct ipsf_path *path, uint8_t *tos);
+/*
+ * A source and a sink for benchmarks. It delivers copies of packets (copied here; NULL: a sink only) in turn, again from the first after
+ * the last, each as if it came over path (NULL: an inner port), as many as are granted; it counts what is sent and forgets it.
+ */
+struct ipsf_generator_counts {
+	uint64_t granted, delivered, sent, sent_bytes;
+};
+int ipsf_port_generator_new(const struct ipsf_packets *packets, const struct ipsf_path *path, struct ipsf_port **port);
+int ipsf_port_generator_grant(struct ipsf_port *port, uint64_t n); /* any thread; IPSF_EINVAL: it has no packets */
+void ipsf_port_generator_counts(const struct ipsf_port *port, struct ipsf_generator_counts *counts); /* any thread */
+/* Delivers to itself what is granted: what the port alone costs. Not while a worker has the port. IPSF_ENOMEM. */
+int ipsf_port_generator_drive(struct ipsf_port *port);
 const char *ipsf_port_name(const struct ipsf_port *port);
 int ipsf_port_fd(const struct ipsf_port *port);
 void ipsf_port_free(struct ipsf_port *port);
@@ -260,6 +272,7 @@ struct ipsf_counters {
 	uint64_t rx_packets[2], rx_bytes[2], tx_packets[2], tx_bytes[2]; /* [0]: outbound, [1]: inbound */
 	uint64_t consumed;                                               /* keepalives, IKE messages: taken, neither sent nor dropped */
 	uint64_t held;                                                   /* packets waiting now for their SA */
+	uint64_t cpu_ns;                                                 /* of its threads in ipsf_worker_run() */
 	uint64_t drops[IPSF_DROP_COUNT];
 };
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import ipsecfast
 
 PACKAGE = Path(ipsecfast.__file__).parent
-EXTENSIONS = {"ipsecfast.dataplane", "ipsecfast.library", "ipsecfast.measure", "ipsecfast.values"}
+EXTENSIONS = {"ipsecfast.dataplane", "ipsecfast.library", "ipsecfast.measure", "ipsecfast.ports", "ipsecfast.values"}
 MAY_DRIVE_IT = {"forwarding.py", "gateway.py"}
 
 

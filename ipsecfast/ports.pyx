@@ -1,0 +1,301 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
+"""Where packets come from and go to: the ports of a data plane.
+
+A worker has inner and outer ports, each for itself. Where there are several workers, `group` makes one port for each of them.
+
+A GeneratorPort drives workers at their full speed, without a system call and without a second thread. Outbound:
+
+    source, sink = GeneratorPort(PacketBatch.from_packets(packets)), GeneratorPort()
+    worker = plane.add_worker("w0", source, [sink])
+    threading.Thread(target=worker.run).start()
+    source.grant(10_000_000)                        # from here on it runs: sink.counts["sent"] grows
+    plane.worker_stats()[0]["cpu"]                  # seconds; the worker sleeps when nothing is granted
+
+Inbound the packets are sealed ones (OutboundSa.seal of the same SA), `path` theirs as this side has it. The window accepts each
+once: grant no more than there are, then remove and install the SA again. A worker of both directions takes a generator on either
+side. Its price is one copy a packet into the worker's buffer, as a kernel's would be: time `drive` to know it.
+"""
+
+from ipsecfast.errors import DataPlaneError
+
+cimport cython
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from ipsecfast cimport csrc
+from ipsecfast.values cimport check, fill_path, path_value, unsigned_value
+
+
+cdef class Port:
+    """Where packets come from and go to. Made by its subclasses; a data plane that has it keeps it alive.
+
+    `close()` of a port that a data plane still uses takes effect when that data plane is closed.
+    """
+
+    def __init__(self):
+        raise TypeError("a port is a TunPort, UdpPort, RawEspPort or one of MemoryPort.pair()")
+
+    def __dealloc__(self):
+        csrc.ipsf_port_free(self._port)
+
+    cdef csrc.ipsf_port *_enter(self) except NULL:
+        """For the time of a call, or as long as a data plane has it: `_leave` must follow."""
+        if self._closed or self._port == NULL:
+            raise DataPlaneError("the port is closed")
+        self._users += 1
+        return self._port
+
+    cdef void _leave(self) noexcept:
+        self._users -= 1
+        self._free_when_unused()
+
+    cdef void _free_when_unused(self) noexcept:
+        cdef csrc.ipsf_port *port = self._port
+        if self._closed and self._users == 0:
+            self._port = NULL
+            csrc.ipsf_port_free(port)
+
+    @property
+    def name(self):
+        """What the port is called: the device of a TunPort as the kernel named it."""
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            return csrc.ipsf_port_name(port).decode()
+        finally:
+            self._leave()
+
+    def close(self):
+        """Gives back the descriptor and the memory, at the latest when the last data plane that uses the port is closed."""
+        self._closed = True
+        self._free_when_unused()
+
+
+cdef csrc.ipsf_port **_room_for(size_t n) except NULL:
+    """For a group of n ports, at least one; the caller frees it."""
+    cdef csrc.ipsf_port **ports = <csrc.ipsf_port **>calloc(n if n else 1, sizeof(csrc.ipsf_port *))
+    if ports == NULL:
+        raise MemoryError("ports")
+    return ports
+
+
+@cython.final
+cdef class TunPort(Port):
+    """A TUN device of the name `name` (TUNSETIFF, IFF_NO_PI), made here and gone when closed. Carries whole IP packets.
+
+    Raises DataPlaneError with the system's reason, e.g. without CAP_NET_ADMIN.
+    """
+
+    def __init__(self, str name not None):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef bytes encoded = name.encode()
+        check(csrc.ipsf_port_tun_new(encoded, &self._port), f"TUN device {name}")
+
+    @staticmethod
+    def group(str name not None, n):
+        """`n` queues of one device, one for each worker; the kernel keeps a flow on its queue. Errors as of TunPort."""
+        cdef size_t i, count = unsigned_value(n, 8, "number of queues")
+        cdef bytes encoded = name.encode()
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [TunPort.__new__(TunPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_tun_group(encoded, count, made), f"TUN device {name} with {count} queues")
+            for i in range(count):
+                (<TunPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
+
+
+@cython.final
+cdef class UdpPort(Port):
+    """A wildcard-bound UDP socket for ESP in UDP (RFC 3948) and for IKE behind the non-ESP marker.
+
+    `version` is 4 or 6, `mark` the firewall mark of what it sends (0: none). Raises DataPlaneError with the system's reason,
+    e.g. when the port is taken.
+    """
+
+    def __init__(self, version, port=4500, *, mark=0):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef unsigned number = unsigned_value(port, 16, "port")
+        check(csrc.ipsf_port_udp_new(ip_version, number, unsigned_value(mark, 32, "mark"), &self._port),
+              f"UDP port {number} of IPv{version}")
+
+    @staticmethod
+    def group(version, n, port=4500, *, mark=0):
+        """`n` sockets of one port, one for each inbound worker in the order of their making.
+
+        The kernel brings an SPI's packets to the worker that owns its SA; IKE and keepalives come to the first. Errors as of
+        UdpPort.
+        """
+        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef unsigned number = unsigned_value(port, 16, "port")
+        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [UdpPort.__new__(UdpPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_udp_group(ip_version, number, fwmark, count, made), f"UDP port {number} of IPv{version}")
+            for i in range(count):
+                (<UdpPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
+
+    def fileno(self):
+        """The socket's descriptor: the control plane may send IKE through it (never read from it)."""
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            return csrc.ipsf_port_fd(port)
+        finally:
+            self._leave()
+
+
+@cython.final
+cdef class RawEspPort(Port):
+    """A raw socket for bare ESP, IP protocol 50; arguments and errors as of UdpPort."""
+
+    def __init__(self, version, *, mark=0):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        check(csrc.ipsf_port_raw_new(ip_version, unsigned_value(mark, 32, "mark"), &self._port), f"raw ESP of IPv{version}")
+
+    @staticmethod
+    def group(version, n, *, mark=0):
+        """`n` sockets, one for each inbound worker in the order of their making; each takes what its worker owns.
+
+        Errors as of RawEspPort.
+        """
+        cdef size_t i, count = unsigned_value(n, 8, "number of sockets")
+        cdef uint8_t ip_version = unsigned_value(version, 8, "version")
+        cdef uint32_t fwmark = unsigned_value(mark, 32, "mark")
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [RawEspPort.__new__(RawEspPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_raw_group(ip_version, fwmark, count, made), f"raw ESP of IPv{version}")
+            for i in range(count):
+                (<RawEspPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
+
+
+@cython.final
+cdef class MemoryPort(Port):
+    """A port over memory, for tests and benchmarks: what one end of a pair sends the other receives, or `get` takes."""
+
+    @staticmethod
+    def pair(capacity=1024):
+        """Two connected ports that hold up to `capacity` packets in each direction. One data plane may have both, or one
+        each of two data planes, or a test plays one end itself with `put` and `get`."""
+        cdef MemoryPort a = MemoryPort.__new__(MemoryPort), b = MemoryPort.__new__(MemoryPort)
+        check(csrc.ipsf_port_memory_pair(unsigned_value(capacity, 32, "capacity"), &a._port, &b._port), "memory ports")
+        return a, b
+
+    def put(self, bytes packet not None, path=None, tos=0):
+        """Puts a packet where this port receives it, as if it came over `path` with the outer TOS byte `tos`.
+
+        False when the port's ring is full.
+        """
+        cdef csrc.ipsf_path c_path
+        cdef csrc.ipsf_path *at = NULL
+        cdef const uint8_t *data = <const uint8_t *><const char *>packet
+        cdef size_t length = len(packet)
+        cdef uint8_t octet = unsigned_value(tos, 8, "tos")
+        cdef int code
+        if path is not None:
+            memset(&c_path, 0, sizeof(c_path))
+            fill_path(&c_path, path)
+            at = &c_path
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            with nogil:
+                code = csrc.ipsf_port_memory_put(port, data, length, at, octet)
+        finally:
+            self._leave()
+        return code != csrc.IPSF_ENOSPC and check(code, f"a packet of {length} bytes") == 0
+
+    def get(self):
+        """The next packet that this port sent, as (bytes, path, TOS byte), path None where it had none; or None."""
+        cdef csrc.ipsf_path path
+        cdef uint8_t[csrc.IPSF_IKE_MAX] data
+        cdef uint8_t tos = 0
+        cdef int length
+        memset(&path, 0, sizeof(path))
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            with nogil:
+                length = csrc.ipsf_port_memory_get(port, data, sizeof(data), &path, &tos)
+        finally:
+            self._leave()
+        if check(length, "the next packet") == 0:
+            return None
+        return (<const char *>data)[:length], path_value(&path), tos
+
+
+@cython.final
+cdef class GeneratorPort(Port):
+    """A source and a sink for benchmarks: delivers the packets of a PacketBatch (copied here; None: a sink only) in turn, again
+    from the first after the last, each as if it came over `path` (an outer port) or without one (an inner port), as many as
+    are granted; counts what is sent, and forgets it. The module's text shows how it is used.
+
+    Raises ValueError or TypeError as PacketBatch does, DataPlaneError for a packet longer than 65535 bytes.
+    """
+
+    def __init__(self, packets=None, path=None):
+        if self._port != NULL:
+            raise DataPlaneError("the port exists already")
+        cdef csrc.ipsf_path over
+        cdef csrc.ipsf_packets c_packets
+        memset(&c_packets, 0, sizeof(c_packets))
+        memset(&over, 0, sizeof(over))
+        if path is not None:
+            fill_path(&over, path)
+        cdef const uint8_t[::1] data
+        cdef const uint64_t[::1] offsets
+        cdef const uint32_t[::1] lengths
+        if packets is not None and len(packets.lengths):
+            data, offsets, lengths = packets.data, packets.offsets, packets.lengths
+            c_packets.data, c_packets.size = <uint8_t *>&data[0], data.shape[0]
+            c_packets.offsets, c_packets.lengths = <uint64_t *>&offsets[0], <uint32_t *>&lengths[0]
+            c_packets.count = min(offsets.shape[0], lengths.shape[0])
+        check(csrc.ipsf_port_generator_new(&c_packets, NULL if path is None else &over, &self._port), "generator port")
+
+    def grant(self, n):
+        """Lets it deliver `n` packets more. From any thread. Raises DataPlaneError when it has none."""
+        cdef uint64_t more = unsigned_value(n, 64, "number of packets")
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            check(csrc.ipsf_port_generator_grant(port, more), "a generator without packets")
+        finally:
+            self._leave()
+
+    @property
+    def counts(self):
+        """{granted, delivered, sent: packets, sent_bytes}, as far as the workers are now."""
+        cdef csrc.ipsf_generator_counts counts
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            csrc.ipsf_port_generator_counts(port, &counts)
+        finally:
+            self._leave()
+        return {"granted": counts.granted, "delivered": counts.delivered, "sent": counts.sent, "sent_bytes": counts.sent_bytes}
+
+    def drive(self):
+        """Delivers all that is granted to itself: what the port alone costs. Raises DataPlaneError if a data plane has it."""
+        cdef int code
+        if self._users:
+            raise DataPlaneError("a data plane has the generator port")
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            with nogil:
+                code = csrc.ipsf_port_generator_drive(port)
+        finally:
+            self._leave()
+        check(code, "generator port")
