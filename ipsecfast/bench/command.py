@@ -23,7 +23,7 @@ from rich.console import Console
 from ipsecfast.bench.results import BenchError, Figure, Report, Requirement, read_report
 from ipsecfast.bench.runner import Runner
 
-COMMANDS = ("stages",)  # each a module here
+COMMANDS = ("stages", "kernel")  # each a module here
 QUICK_ROUNDS = 5
 INCOMPARABLE = 2
 
