@@ -23,9 +23,10 @@ from rich.console import Console
 from ipsecfast.bench.results import BenchError, Figure, Report, Requirement, read_report
 from ipsecfast.bench.runner import Runner
 
-COMMANDS = ("stages", "kernel")  # each a module here
+COMMANDS = ("stages", "tunnel", "kernel")  # each a module here
 QUICK_ROUNDS = 5
 INCOMPARABLE = 2
+FILE_WIDTH = 140
 
 
 class Group(click.Group):
@@ -120,6 +121,12 @@ def errors_as_text() -> Iterator[None]:
         fail(str(error))
 
 
+def output_console() -> Console:
+    """Standard output; wide enough for tables where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=FILE_WIDTH)
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
     click.echo(f"ipsecfast bench: {message}", err=True)
     sys.exit(code)
@@ -157,7 +164,7 @@ def finish(
     if settings.json == "-":
         click.echo(report.to_json())
     else:
-        print_report(report, Console(highlight=False))
+        print_report(report, output_console())
     if settings.json not in (None, "-"):
         _write(str(settings.json), report.to_json() + "\n")
     if settings.picture is not None:
@@ -205,7 +212,7 @@ def compare(old: str, new: str, ratios: bool) -> None:
         comparison = hold_against(read_report(old), read_report(new), ratios_only=ratios)
     except BenchError as error:
         fail(str(error), INCOMPARABLE)
-    print_comparison(comparison, Console(highlight=False))
+    print_comparison(comparison, output_console())
     sys.exit(1 if comparison.regressions else 0)
 
 
@@ -221,7 +228,7 @@ def table(file: str, markdown: bool) -> None:
         if markdown:
             click.echo(tables.markdown(report))
         else:
-            tables.print_report(report, Console(highlight=False))
+            tables.print_report(report, output_console())
 
 
 @bench.command()

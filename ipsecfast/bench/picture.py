@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ipsecfast.bench.machine import describe
-from ipsecfast.bench.results import RATIO, BenchError, Figure, Report
+from ipsecfast.bench.results import BenchError, Figure, Report
 
 SUFFIXES = (".png", ".svg")
 PANEL = (5.2, 3.4)  # inches
@@ -26,14 +26,14 @@ def check_picture(file: str) -> None:
 def draw(report: Report, file: str) -> None:
     check_picture(file)
     pyplot = _pyplot()
-    columns = list({figure.column: figure.unit for figure in report.figures}.items())
+    columns = list(dict.fromkeys((figure.column, figure.unit) for figure in report.figures))
     wide = min(MAX_COLUMNS, len(columns))
     high = -(-len(columns) // wide)
     canvas, axes = pyplot.subplots(high, wide, figsize=(PANEL[0] * wide, PANEL[1] * high + 0.6), squeeze=False)
     panels = [panel for line in axes for panel in line]
     for panel, (column, unit) in zip(panels, columns, strict=False):
-        figures = [figure for figure in report.figures if figure.column == column]
-        panel.set_title(column if unit in (RATIO, "") else f"{column}, {unit}", fontsize=10)
+        figures = [figure for figure in report.figures if (figure.column, figure.unit) == (column, unit)]
+        panel.set_title(f"{column}, {unit}" if unit else column, fontsize=10)
         if report.axis:
             _lines(panel, report, figures)
         else:

@@ -56,16 +56,25 @@ class Runner:
     def elapsed(self) -> float:
         return self.clock() - self._began
 
-    def run(self, what: str, variants: Sequence[Variant], rounds: int, *, warm_up: bool = True) -> Outcome:
-        """Raises BenchError if no variant is left."""
+    def run(
+        self,
+        what: str,
+        variants: Sequence[Variant],
+        rounds: int,
+        *,
+        warm_up: bool = True,
+        parts: int = 1,
+    ) -> Outcome:
+        """Takes a `parts`-th of the time that is left at most. Raises BenchError if no variant is left."""
+        end = self.elapsed + max(0.0, self.time_limit - self.elapsed) / parts
         alive, notes = list(variants), list[str]()
         kept: list[dict[str, list[Reading]]] = []
         longest = 0.0
         with self._progress() as progress:
             task = progress.add_task(what, total=(rounds + warm_up) * len(variants))
             for number in range(rounds + warm_up):
-                if kept and self.elapsed + longest > self.time_limit:
-                    notes.append(f"{what}: the time of {self.time_limit:g} s was over after {len(kept)} rounds")
+                if kept and self.elapsed + longest > end:
+                    notes.append(f"{what}: its time was over after {len(kept)} of {rounds} rounds")
                     break
                 before = self.clock()
                 readings = self._round(alive, number, notes, lambda name: progress.update(task, description=name))

@@ -1,31 +1,49 @@
-"""A report as a table: rows as the benchmark names them, a column a quantity, medians in the cells."""
+"""A report as a table: what was measured, then the ratios of it; medians in the cells."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from ipsecfast.bench.machine import describe
-from ipsecfast.bench.results import RATIO, Figure, Report
+from ipsecfast.bench.results import RATIO, Figure, Report, figure_name
 
 Cells = list[Figure | None]
 
 
-def heads(report: Report) -> list[str]:
-    """The columns, with their units, in the order in which they first appear."""
-    units = {figure.column: figure.unit for figure in report.figures}
-    return [column if unit in (RATIO, "") else f"{column}, {unit}" for column, unit in units.items()]
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A table: what stands at the head of each column, and its rows, whose first cells are names."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], Cells], ...]
 
 
-def rows(report: Report) -> Iterator[tuple[tuple[str, ...], Cells]]:
-    columns = list({figure.column: None for figure in report.figures})
-    found: dict[tuple[str, ...], dict[str, Figure]] = {}
+def blocks(report: Report) -> list[Block]:
+    """The rows that are measured, then those that are nothing but ratios of them."""
+    by_row: dict[tuple[str, ...], list[Figure]] = {}
     for figure in report.figures:
-        found.setdefault(figure.row, {})[figure.column] = figure
-    for row, cells in found.items():
-        yield row, [cells.get(column) for column in columns]
+        by_row.setdefault(figure.row, []).append(figure)
+    derived = {row for row, figures in by_row.items() if all(figure.unit == RATIO for figure in figures)}
+    parts = ([by_row[row] for row in by_row if (row in derived) is ratios] for ratios in (False, True))
+    return [_block(report.row_labels, part) for part in parts if part]
+
+
+def _block(labels: tuple[str, ...], part: Sequence[Sequence[Figure]]) -> Block:
+    """A row a subject, or, where that would be wider than long, a row a quantity."""
+    units = {figure.column: figure.unit for figures in part for figure in figures}
+    names = {column: column if unit in (RATIO, "") else f"{column}, {unit}" for column, unit in units.items()}
+    cells = {figure.name: figure for figures in part for figure in figures}
+    rows = [figures[0].row for figures in part]
+    if len(labels) == 1 and len(names) > len(rows):
+        heads = ("", *(row[0] for row in rows))
+        turned = [((name,), [cells.get(figure_name(row, column)) for row in rows]) for column, name in names.items()]
+        return Block(heads, tuple(turned))
+    straight = [(row, [cells.get(figure_name(row, column)) for column in names]) for row in rows]
+    return Block((*labels, *names.values()), tuple(straight))
 
 
 def number(value: float) -> str:
@@ -46,19 +64,23 @@ def print_report(report: Report, console: Console) -> None:
         f"medians of {report.rounds} rounds; ± is the distance of the quartiles as a part of the median",
         highlight=False,
     )
-    table = Table(show_edge=False, pad_edge=False)
-    for label in report.row_labels:
-        table.add_column(label, no_wrap=True)
-    for head in heads(report):
-        table.add_column(head, justify="right")
-    for row, cells in rows(report):
-        table.add_row(*row, *(_cell(figure) for figure in cells))
-    console.print(table)
+    for block in blocks(report):
+        console.print(_table(block))
     for note in report.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     for verdict in report.verdicts:
         mark, style = ("held  ", "green") if verdict.held else ("FAILED", "bold red")
         console.print(f"{mark} {verdict.text}: {verdict.found}", style=style, highlight=False, markup=False)
+
+
+def _table(block: Block) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    names = len(block.rows[0][0])
+    for index, head in enumerate(block.heads):
+        table.add_column(head, no_wrap=index < names, justify="left" if index < names else "right")
+    for row, cells in block.rows:
+        table.add_row(*row, *(_cell(figure) for figure in cells))
+    return table
 
 
 def _cell(figure: Figure | None) -> str:
@@ -70,13 +92,14 @@ def _cell(figure: Figure | None) -> str:
 
 def markdown(report: Report) -> str:
     """The same for a document: medians alone."""
-    labels: Sequence[str] = [*report.row_labels, *heads(report)]
-    lines = [_line(labels), "|" + "---|" * len(labels)]
-    lines += [
-        _line([*row, *("" if one is None else number(one.median) for one in cells)]) for row, cells in rows(report)
-    ]
+    lines: list[str] = []
+    for block in blocks(report):
+        lines += [_line(block.heads), "|" + "---|" * len(block.heads)]
+        for row, cells in block.rows:
+            lines.append(_line([*row, *("" if one is None else number(one.median) for one in cells)]))
+        lines.append("")
     about = f"{describe(report.machine)}; {report.date[:10]}, medians of {report.rounds} rounds."
-    return "\n".join([*lines, "", about])
+    return "\n".join([*lines, about])
 
 
 def _line(cells: Sequence[str]) -> str:

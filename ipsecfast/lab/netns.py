@@ -101,6 +101,13 @@ class Namespace:
     def add_route(self, destination: str, gateway: str) -> None:
         self.run(_add_route, destination, gateway)
 
+    def add_device_route(self, destination: str, link: str) -> None:
+        self.run(_add_device_route, destination, link)
+
+    def mac(self, link: str) -> str:
+        """The link's own address, as hexadecimal digits and colons."""
+        return self.run(_mac, link)
+
     def set_link(self, link: str, **attributes: Any) -> None:
         """Changes a link: `mtu=1400`, `state="down"`."""
         self.run(_set_link, link, attributes)
@@ -260,6 +267,16 @@ def _add_address(link: str, address: str) -> None:
 def _add_route(destination: str, gateway: str) -> None:
     with IPRoute() as route:
         route.route("add", dst=destination, gateway=gateway)
+
+
+def _add_device_route(destination: str, link: str) -> None:
+    with IPRoute() as route:
+        route.route("add", dst=destination, oif=_link_index(route, link))
+
+
+def _mac(link: str) -> str:
+    with IPRoute() as route:
+        return str(route.get_links(_link_index(route, link))[0].get("address"))
 
 
 def _write_sysctls(values: Mapping[str, str | int]) -> None:

@@ -63,8 +63,15 @@ def test_no_round_begins_that_would_end_too_late_but_one_is_always_measured() ->
     clock = Clock()
     outcome = runner(clock, limit=10).run("x", [Fake("a", clock, seconds=3)], 100)
     assert (outcome.rounds, clock.now) == (2, 9)
-    assert "after 2 rounds" in outcome.notes[0]
+    assert "after 2 of 100 rounds" in outcome.notes[0]
     assert runner(clock, limit=0.5).run("x", [Fake("a", clock)], 5).rounds == 1
+
+
+def test_of_several_runs_each_leaves_the_others_their_part_of_the_time() -> None:
+    clock = Clock()
+    one = runner(clock, limit=100)
+    assert one.run("x", [Fake("a", clock)], 1000, parts=2, warm_up=False).rounds == 50
+    assert one.run("y", [Fake("a", clock)], 1000, parts=1, warm_up=False).rounds == 50
 
 
 def test_a_variant_that_fails_is_left_out_of_all_rounds_with_its_reason() -> None:
