@@ -10,17 +10,23 @@ static bool refuse(struct ipsf_packet *packet, enum ipsf_drop reason)
 	return false;
 }
 
-/* s3.4.2 and s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
-static bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, const uint8_t *esp)
+static enum ipsf_drop wrong_length(uint32_t length)
 {
-	if (packet->length < ESP_MIN)
-		return refuse(packet, IPSF_DROP_TOO_SHORT);
-	if (packet->length > UINT16_MAX)
-		return refuse(packet, IPSF_DROP_TOO_LONG);
-	if (packet->length % IPSF_ESP_ALIGN) /* s2.4: header, IV and ICV are multiples of 4, so the text must be one */
-		return refuse(packet, IPSF_DROP_MALFORMED);
+	if (length < ESP_MIN)
+		return IPSF_DROP_TOO_SHORT;
+	return length > UINT16_MAX ? IPSF_DROP_TOO_LONG : IPSF_DROP_MALFORMED;
+}
+
+/* s3.4.2 and s3.4.3: reconstructs the number and asks the window, before anything is spent on the ICV. */
+static inline bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, const uint8_t *esp)
+{
+	const uint32_t length = packet->length;
+
+	/* s2.4: header, IV and ICV are multiples of 4, so the text must be one */
+	if (IPSF_UNLIKELY(length < ESP_MIN || length > UINT16_MAX || length % IPSF_ESP_ALIGN))
+		return refuse(packet, wrong_length(length));
 	packet->sequence = ipsf_window_reconstruct(sa->replay, ipsf_read32(esp + 4));
-	if (!ipsf_window_check(sa->replay, packet->sequence))
+	if (IPSF_UNLIKELY(!ipsf_window_check(sa->replay, packet->sequence)))
 		return refuse(packet, IPSF_DROP_REPLAY);
 	return true;
 }
@@ -34,53 +40,46 @@ static void prepare(const struct ipsf_sa_in *sa, const struct ipsf_packet *packe
 	op->icv = esp + packet->length - IPSF_ICV_SIZE;
 }
 
-/* s3.4.4.1: opens the run; authentic packets stand in opened[], their number is returned. */
-static unsigned open_run(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, uint8_t *const *sources,
-			 unsigned n, struct ipsf_packet **opened)
+static bool right_padding(const uint8_t *padding, unsigned n)
 {
-	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
-	unsigned k = 0, authentic = 0;
+	for (unsigned i = 0; i < n; i++)
+		if (padding[i] != i + 1)
+			return false;
+	return true;
+}
 
-	for (unsigned i = 0; i < n; i++) {
-		uint8_t *esp = sources ? sources[i] : packets[i]->data;
+/*
+ * s2.4: padding is 1, 2, 3 ... as far as its length says, which must fit into the text. Mostly it is no longer than alignment
+ * asks for, and then the text's last word tells at once: ... 1, 2, 3, pad length, next header.
+ */
+static inline bool padded(const uint8_t *text, uint32_t length, unsigned pad)
+{
+	static const uint32_t expected[IPSF_ESP_ALIGN] = {0, 0x0101, 0x010202, 0x01020303};
 
-		if (!check_sequence(sa, packets[i], esp))
-			continue;
-		prepare(sa, packets[i], esp, &ops[k]);
-		opened[k++] = packets[i];
+	if (IPSF_LIKELY(pad < IPSF_ESP_ALIGN && length >= 8)) {
+		const uint64_t last = ipsf_read64(text + length - 8);
+
+		return (last >> 8 & UINT64_MAX >> (56 - 8 * pad)) == expected[pad];
 	}
-	sa->engine->open(sa->key, worker, ops, k);
-	for (unsigned i = 0; i < k; i++) {
-		if (!ops[i].ok)
-			refuse(opened[i], IPSF_DROP_INTEGRITY);
-		else if (!ipsf_window_update(sa->replay, opened[i]->sequence)) /* twice in one batch */
-			refuse(opened[i], IPSF_DROP_REPLAY);
-		else
-			opened[authentic++] = opened[i];
-	}
-	return authentic;
+	return pad + (uint32_t)IPSF_ESP_TRAILER <= length && right_padding(text + length - IPSF_ESP_TRAILER - pad, pad);
 }
 
 /* s2.4 to s2.6, s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1: the trailer is impossible. */
-static int cut_esp(struct ipsf_packet *packet)
+static inline int cut_esp(struct ipsf_packet *packet)
 {
-	uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
-	uint8_t *text = packet->data + IPSF_ESP_TEXT;
-	uint8_t pad = text[length - 2], next_header = text[length - 1];
+	const uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
+	const uint8_t *text = packet->data + IPSF_ESP_TEXT;
+	const unsigned pad = text[length - 2];
+	const int next_header = text[length - 1];
 
-	if (pad + (uint32_t)IPSF_ESP_TRAILER > length)
+	if (!padded(text, length, pad))
 		return -1;
-	length -= pad + (uint32_t)IPSF_ESP_TRAILER;
-	for (unsigned i = 0; i < pad; i++)
-		if (text[length + i] != i + 1)
-			return -1;
 	ipsf_packet_cut_front(packet, IPSF_ESP_TEXT);
-	ipsf_packet_cut_back(packet, packet->length - length);
+	ipsf_packet_cut_back(packet, pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE);
 	return next_header;
 }
 
-/* RFC 4301 s5.2 step 4: the inner packet must be one that the SA was negotiated for. */
-static bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
+static bool allowed_by_selectors(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
 {
 	const uint8_t *source = ipsf_ip_source(packet), *destination = ipsf_ip_destination(packet);
 	unsigned i, j;
@@ -94,11 +93,43 @@ static bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packe
 	return i < sa->n_remote && j < sa->n_local;
 }
 
-static enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+static inline bool in_range(struct ipsf_range4 range, const uint8_t *address)
+{
+	return ipsf_read32(address) - range.first <= range.span;
+}
+
+/* RFC 4301 s5.2 step 4: the inner packet must be one that the SA was negotiated for. */
+static inline bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
+{
+	if (IPSF_LIKELY(sa->simple && packet->version == 4))
+		return in_range(sa->remote4, packet->data + 12) && in_range(sa->local4, packet->data + 16);
+	return allowed_by_selectors(sa, packet);
+}
+
+/* RFC 6040 s4.2: what the outer header says of congestion goes on with the inner one. */
+static enum ipsf_drop take_tos(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+{
+	const uint8_t before = ipsf_ip_tos(packet);
+	const int tos = ipsf_ecn_decap(before, packet->tos, sa->copy_ecn, sa->copy_dscp);
+
+	if (tos < 0)
+		return IPSF_DROP_ECN;
+	if (tos != before)
+		ipsf_ip_set_tos(packet, (uint8_t)tos);
+	return IPSF_DROP_NONE;
+}
+
+/* The outer header has nothing new to say: no congestion field of its own, or the inner one's (the diagonal of the table). */
+static inline bool same_tos(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
+{
+	const unsigned outer = packet->tos & 3u;
+
+	return !sa->copy_dscp && (outer == IPSF_NOT_ECT || outer == (ipsf_ip_tos(packet) & 3u));
+}
+
+static inline enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
-	uint8_t before;
-	int tos;
 
 	if (!expected)
 		return IPSF_DROP_BAD_TRAILER;
@@ -108,13 +139,7 @@ static enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_pac
 		return IPSF_DROP_MALFORMED;
 	if (!allowed(sa, packet))
 		return IPSF_DROP_SELECTOR;
-	before = ipsf_ip_tos(packet);
-	tos = ipsf_ecn_decap(before, packet->tos, sa->copy_ecn, sa->copy_dscp);
-	if (tos < 0)
-		return IPSF_DROP_ECN;
-	if (tos != before)
-		ipsf_ip_set_tos(packet, (uint8_t)tos);
-	return IPSF_DROP_NONE;
+	return IPSF_LIKELY(same_tos(sa, packet)) ? IPSF_DROP_NONE : take_tos(sa, packet);
 }
 
 /*
@@ -134,7 +159,7 @@ static enum ipsf_drop finish_transport(const struct ipsf_sa_in *sa, struct ipsf_
 	return IPSF_DROP_NONE;
 }
 
-static enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+static inline enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	if (next_header < 0)
 		return IPSF_DROP_BAD_TRAILER;
@@ -144,7 +169,7 @@ static enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ipsf_pack
 }
 
 /* From an authentic ESP packet to the inner one, or a drop reason; the bytes that ESP protected. */
-static uint32_t finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+static inline uint32_t finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
 {
 	int next_header = cut_esp(packet);
 	uint32_t bytes = packet->length;
@@ -165,9 +190,7 @@ static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
 /* RFC 7296 s2.23: only the newest authentic packet tells where the peer is; an old one may have taken the old way. */
 static unsigned follow(struct ipsf_sa_in *sa, const struct ipsf_packet *newest, struct ipsf_path *moved)
 {
-	if (!sa->udp_encap || !newest->path || newest->sequence != sa->replay->top)
-		return 0;
-	if (same_path(newest->path, &sa->reported))
+	if (!sa->udp_encap || !newest->path || same_path(newest->path, &sa->reported))
 		return 0;
 	sa->reported = *moved = *newest->path;
 	return IPSF_NOTICE_PEER_MOVED;
@@ -209,29 +232,88 @@ static void count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
 	add(&sa->bytes, bytes);
 }
 
+/* A run on its way. */
+struct opening {
+	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
+	struct ipsf_packet *packet[IPSF_BATCH_MAX]; /* of each op */
+	const struct ipsf_packet *newest;           /* authentic, with the highest number that the window had met */
+	unsigned authentic;
+	uint64_t bytes;                             /* that ESP protected */
+};
+
+/* s3.4.2, s3.4.3: what may be opened; how many. */
+static unsigned admit(const struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, uint8_t *const *sources, unsigned n,
+		      struct opening *o)
+{
+	unsigned k = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t *esp = sources ? sources[i] : packets[i]->data;
+
+		if (!check_sequence(sa, packets[i], esp))
+			continue;
+		prepare(sa, packets[i], esp, &o->ops[k]);
+		o->packet[k++] = packets[i];
+	}
+	return k;
+}
+
+/* s3.4.4.1: the window learns of what is authentic, and that becomes an inner packet. True: something was dropped. */
+static bool accept(struct ipsf_sa_in *sa, struct opening *o, unsigned k)
+{
+	unsigned dropped = 0;
+
+	for (unsigned i = 0; i < k; i++) {
+		struct ipsf_packet *packet = o->packet[i];
+		const uint64_t top = sa->replay->top;
+
+		if (IPSF_UNLIKELY(!o->ops[i].ok)) {
+			dropped |= !refuse(packet, IPSF_DROP_INTEGRITY);
+		} else if (IPSF_UNLIKELY(!ipsf_window_update(sa->replay, packet->sequence))) { /* twice in one batch */
+			dropped |= !refuse(packet, IPSF_DROP_REPLAY);
+		} else {
+			o->newest = packet->sequence > top ? packet : o->newest;
+			o->authentic++;
+			o->bytes += finish(sa, packet);
+			dropped |= packet->drop;
+		}
+	}
+	return dropped;
+}
+
 unsigned ipsf_esp_decap(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n,
 			struct ipsf_path *moved)
 {
 	return ipsf_esp_decap_from(sa, worker, packets, NULL, n, moved);
 }
 
+static unsigned refuse_all(struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		refuse(packets[i], IPSF_DROP_SA_EXPIRED);
+	ipsf_sa_count_drops(sa->drops, packets, n);
+	return news(sa);
+}
+
 unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
 			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved)
 {
-	struct ipsf_packet *opened[IPSF_BATCH_MAX];
-	unsigned authentic = 0, notices = 0;
-	uint64_t bytes = 0;
+	struct opening o;
+	unsigned k, notices = 0;
+	bool dropped;
 
 	if (IPSF_UNLIKELY(expired(sa))) /* to a run: what passes the limit is less than one batch */
-		for (unsigned i = 0; i < n; i++)
-			refuse(packets[i], IPSF_DROP_SA_EXPIRED);
-	else
-		authentic = open_run(sa, worker, packets, sources, n, opened);
-	for (unsigned i = 0; i < authentic; i++) {
-		notices |= follow(sa, opened[i], moved);
-		bytes += finish(sa, opened[i]);
-	}
-	count(sa, authentic, bytes);
-	ipsf_sa_count_drops(sa->drops, packets, n);
+		return refuse_all(sa, packets, n);
+	o.newest = NULL;
+	o.authentic = 0;
+	o.bytes = 0;
+	k = admit(sa, packets, sources, n, &o);
+	sa->engine->open(sa->key, worker, o.ops, k);
+	dropped = accept(sa, &o, k) || k < n;
+	if (o.newest)
+		notices = follow(sa, o.newest, moved);
+	count(sa, o.authentic, o.bytes);
+	if (IPSF_UNLIKELY(dropped))
+		ipsf_sa_count_drops(sa->drops, packets, n);
 	return notices | news(sa);
 }

@@ -51,26 +51,20 @@ static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *p
 	packet->carrier = sa->carrier;
 }
 
-/* s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header. False: the packet has no room for ESP. */
-static bool add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
+/* s2.4: bytes of padding, so that what is sealed is a multiple of 4. */
+static unsigned padding_of(const struct ipsf_packet *packet)
 {
-	static const uint8_t padding[IPSF_ESP_ALIGN - 1] = { 1, 2, 3 };
-	bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
-	unsigned pad = (unsigned)-(packet->length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
-	uint8_t *end = packet->data + packet->length;
-
-	if (packet->headroom < IPSF_ESP_TEXT || packet->tailroom < pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE ||
-	    packet->length > ESP_MAX - IPSF_ESP_ROOM)
-		return false;
-	memcpy(end, padding, sizeof padding); /* always all: what is too much is overwritten by what follows */
-	end[pad] = (uint8_t)pad;
-	end[pad + 1] = !tunnel ? packet->protocol : packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
-	packet->length += pad + IPSF_ESP_TRAILER;
-	packet->tailroom = (uint16_t)(packet->tailroom - pad - IPSF_ESP_TRAILER);
-	return true;
+	return (unsigned)-(packet->length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
 }
 
-/* s3.3.2 step 1: the packets that can be sealed get their trailer; the number of them. */
+static bool has_room(const struct ipsf_packet *packet)
+{
+	return packet->headroom >= IPSF_ESP_TEXT &&
+	       packet->tailroom >= padding_of(packet) + IPSF_ESP_TRAILER + IPSF_ICV_SIZE &&
+	       packet->length <= ESP_MAX - IPSF_ESP_ROOM;
+}
+
+/* What can be sealed has room for ESP, and in transport mode an IP header that the outer one can replace; how many are left. */
 static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
 {
 	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
@@ -82,7 +76,7 @@ static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *co
 		decide_outer(sa, path, packet);
 		if (sa->mode == IPSF_MODE_TRANSPORT && !cut_ip_header(path, packet))
 			continue;
-		if (add_trailer(sa, packet))
+		if (IPSF_LIKELY(has_room(packet)))
 			ready++;
 		else
 			drop(packet, IPSF_DROP_TOO_LONG);
@@ -109,10 +103,17 @@ static unsigned reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
 	return taken;
 }
 
-/* Bytes that ESP protects, without its own trailer. */
-static uint32_t inner_length(const struct ipsf_packet *packet)
+/* s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header. One store of 8 bytes: there is room for the ICV behind. */
+static void add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
 {
-	return packet->length - IPSF_ESP_TRAILER - packet->data[packet->length - IPSF_ESP_TRAILER];
+	static const uint8_t trailer[IPSF_ESP_ALIGN][8] = {{0}, {1, 1}, {1, 2, 2}, {1, 2, 3, 3}};
+	unsigned pad = padding_of(packet);
+	uint8_t *end = packet->data + packet->length;
+
+	memcpy(end, trailer[pad], sizeof trailer[pad]);
+	end[pad + 1] = sa->mode != IPSF_MODE_TUNNEL ? packet->protocol : packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
+	packet->length += pad + IPSF_ESP_TRAILER;
+	packet->tailroom = (uint16_t)(packet->tailroom - pad - IPSF_ESP_TRAILER - IPSF_ICV_SIZE);
 }
 
 /*
@@ -123,9 +124,8 @@ static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, ui
 {
 	uint8_t *esp = packet->data - IPSF_ESP_TEXT;
 
-	ipsf_write32(esp, sa->spi);
-	ipsf_write32(esp + 4, (uint32_t)sequence);
-	ipsf_write64(esp + 8, sequence);
+	ipsf_write64(esp, (uint64_t)sa->spi << 32 | (uint32_t)sequence);
+	ipsf_write64(esp + IPSF_ESP_HEADER, sequence);
 	ipsf_esp_op(op, sa->spi, sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
 	op->source = op->destination = packet->data;
 	op->length = packet->length;
@@ -134,10 +134,19 @@ static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, ui
 	packet->data = esp;
 	packet->length += IPSF_ESP_TEXT + IPSF_ICV_SIZE;
 	packet->headroom = (uint16_t)(packet->headroom - IPSF_ESP_TEXT);
-	packet->tailroom = (uint16_t)(packet->tailroom - IPSF_ICV_SIZE);
 }
 
-/* Gives the numbers out in order and seals; the bytes that got one. Packets beyond the reserved numbers are refused. */
+static void mark_refused(struct ipsf_packet *const *sealed, const struct ipsf_aead_op *ops, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (!ops[i].ok)
+			drop(sealed[i], IPSF_DROP_CRYPTO);
+}
+
+/*
+ * Gives the numbers out in order and seals; the bytes that got one, ESP's own apart. Packets beyond the reserved numbers are
+ * refused.
+ */
 static uint64_t seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n, uint64_t first,
 		     unsigned reserved)
 {
@@ -146,23 +155,25 @@ static uint64_t seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
 	struct ipsf_packet *sealed[IPSF_BATCH_MAX];
 	uint64_t bytes = 0;
-	unsigned k = 0;
+	unsigned k = 0, ok = 1;
 
 	for (unsigned i = 0; i < n; i++) {
-		if (packets[i]->drop)
+		if (IPSF_UNLIKELY(packets[i]->drop))
 			continue;
-		if (k == reserved) {
+		if (IPSF_UNLIKELY(k == reserved)) {
 			drop(packets[i], beyond);
 			continue;
 		}
-		bytes += inner_length(packets[i]);
+		bytes += packets[i]->length;
+		add_trailer(sa, packets[i]);
 		prepare(sa, packets[i], first + k, &ops[k]);
 		sealed[k++] = packets[i];
 	}
 	sa->engine->seal(sa->key, worker, ops, k);
 	for (unsigned i = 0; i < k; i++)
-		if (IPSF_UNLIKELY(!ops[i].ok))
-			drop(sealed[i], IPSF_DROP_CRYPTO);
+		ok &= ops[i].ok;
+	if (IPSF_UNLIKELY(!ok))
+		mark_refused(sealed, ops, k);
 	return bytes;
 }
 

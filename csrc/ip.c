@@ -105,7 +105,7 @@ static bool parse_ipv6(struct ipsf_packet *packet)
 	return skip_extensions(packet, packet->data[6]) && read_ports(packet);
 }
 
-bool ipsf_ip_parse(struct ipsf_packet *packet)
+bool ipsf_ip_parse_any(struct ipsf_packet *packet)
 {
 	packet->flags &= (uint8_t)~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT);
 	if (packet->length < IPSF_IPV4_HEADER || packet->length > UINT16_MAX)

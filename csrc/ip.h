@@ -10,6 +10,7 @@
 
 #define IPSF_IPV4_HEADER 20
 #define IPSF_IPV6_HEADER 40
+#define IPSF_IPV4_FRAGMENT 0x3fffu /* more fragments, offset: 0 of what is whole */
 
 enum ipsf_protocol {
 	IPSF_PROTO_HOPOPTS = 0,
@@ -35,9 +36,32 @@ enum ipsf_ecn { IPSF_NOT_ECT = 0, IPSF_ECT1 = 1, IPSF_ECT0 = 2, IPSF_CE = 3 };
 /*
  * Reads the IP packet at packet->data: version, protocol, transport, ports, fragment and DF flags. Bytes behind the IP
  * length (TFC padding, RFC 4303 s2.7) are cut off. False, with packet->drop, where lengths or headers contradict the
- * bytes.
+ * bytes. What every packet may be; ipsf_ip_parse() is the same, faster for most of them.
  */
-IPSF_MUST_CHECK bool ipsf_ip_parse(struct ipsf_packet *packet);
+IPSF_MUST_CHECK bool ipsf_ip_parse_any(struct ipsf_packet *packet);
+
+/* IPv4 without options, no fragment, TCP or UDP, nothing behind it: read straight away. False: it is something else. */
+static inline bool ipsf_ip_parse_plain(struct ipsf_packet *packet)
+{
+	const uint8_t *ip = packet->data;
+
+	if (packet->length < IPSF_IPV4_HEADER + 4 || ip[0] != 0x45 || ipsf_read16(ip + 2) != packet->length ||
+	    (ipsf_read16(ip + 6) & IPSF_IPV4_FRAGMENT) || (ip[9] != IPSF_PROTO_TCP && ip[9] != IPSF_PROTO_UDP))
+		return false;
+	packet->flags = (uint8_t)((packet->flags & ~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT)) |
+				  ((ip[6] & 0x40) ? IPSF_PACKET_DF : 0));
+	packet->version = 4;
+	packet->protocol = ip[9];
+	packet->transport = IPSF_IPV4_HEADER;
+	packet->source_port = ipsf_read16(ip + IPSF_IPV4_HEADER);
+	packet->destination_port = ipsf_read16(ip + IPSF_IPV4_HEADER + 2);
+	return true;
+}
+
+IPSF_MUST_CHECK static inline bool ipsf_ip_parse(struct ipsf_packet *packet)
+{
+	return IPSF_LIKELY(ipsf_ip_parse_plain(packet)) || ipsf_ip_parse_any(packet);
+}
 
 /* DSCP and ECN of a parsed packet. */
 static inline uint8_t ipsf_ip_tos(const struct ipsf_packet *packet)

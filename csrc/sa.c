@@ -169,6 +169,28 @@ static void in_fill(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
 	sa->reported = params->path;
 }
 
+static bool simple_selector(const struct ipsf_selector *s, uint32_t n)
+{
+	return n == 1 && s->first.version == 4 && !s->protocol && !s->port_first && s->port_last == UINT16_MAX;
+}
+
+static struct ipsf_range4 range4(const struct ipsf_selector *s)
+{
+	const uint32_t first = ipsf_read32(s->first.bytes);
+
+	return (struct ipsf_range4){first, ipsf_read32(s->last.bytes) - first};
+}
+
+/* Most SAs protect what one pair of networks says to each other: that is asked without a walk through the selectors. */
+static void in_simplify(struct ipsf_sa_in *sa)
+{
+	sa->simple = simple_selector(sa->local_ts, sa->n_local) && simple_selector(sa->remote_ts, sa->n_remote);
+	if (!sa->simple)
+		return;
+	sa->local4 = range4(sa->local_ts);
+	sa->remote4 = range4(sa->remote_ts);
+}
+
 static int in_parts(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params, unsigned n_workers)
 {
 	int error = ipsf_replay_create(params->replay_window, params->esn, params->initial_sequence, &sa->replay);
@@ -180,6 +202,7 @@ static int in_parts(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params, 
 	sa->remote_ts = selectors_copy(params->remote_ts, params->n_remote_ts);
 	if (!atomic_load(&sa->path) || !sa->local_ts || !sa->remote_ts)
 		return IPSF_ENOMEM;
+	in_simplify(sa);
 	return make_key(params, sa->engine, n_workers, &sa->key);
 }
 

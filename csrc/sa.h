@@ -41,6 +41,11 @@ struct ipsf_sa_out {
 	_Atomic uint64_t drops[IPSF_DROP_COUNT];
 };
 
+/* Addresses from first to first + span, host order. */
+struct ipsf_range4 {
+	uint32_t first, span;
+};
+
 struct ipsf_sa_in {
 	/* immutable */
 	const struct ipsf_aead_engine *engine;
@@ -50,6 +55,8 @@ struct ipsf_sa_in {
 	uint8_t salt[4];
 	uint8_t mode, udp_encap, esn;
 	uint8_t copy_ecn, copy_dscp;
+	bool simple;                            /* one selector a side, IPv4, any protocol and port: what the ranges say is all */
+	struct ipsf_range4 remote4, local4;
 	uint16_t n_local, n_remote;
 	const struct ipsf_selector *local_ts, *remote_ts;
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
