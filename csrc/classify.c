@@ -10,7 +10,6 @@
  * R9 XDP: the frame's end. Offsets below are from the start of the frame.
  */
 #define IP ETH_HLEN
-#define ESP_UDP_PORT 4500
 #define STACK_KEY (-24)   /* struct ipsf_classify_prefix; the address in it is the other map's key */
 #define STACK_FRAME (-94) /* 68 bytes, placed so that the IP header is aligned */
 #define UDP_HEADER 8
@@ -213,7 +212,7 @@ static void check_udp(struct emitter *e)
 	const int udp = IP + header_size(e);
 	need(e, udp, udp + UDP_HEADER + 4);
 	load(e, BPF_H, R2, udp + 2);
-	ipsf_bpf_jump_value(e->code, BPF_JNE, R2, htons(ESP_UDP_PORT), PASS);
+	ipsf_bpf_jump_value(e->code, BPF_JNE, R2, htons(IPSF_CLASSIFY_UDP_PORT), PASS);
 	load(e, BPF_H, R2, udp + 4);
 	ipsf_bpf_from_be16(e->code, R2);
 	ipsf_bpf_jump_value(e->code, BPF_JLT, R2, UDP_HEADER + 4, PASS);

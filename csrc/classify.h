@@ -16,6 +16,8 @@
 
 #include "bpf.h"
 
+#define IPSF_CLASSIFY_UDP_PORT 4500 /* RFC 3948 */
+
 enum ipsf_role { IPSF_ROLE_OUTER, IPSF_ROLE_INNER };
 
 enum ipsf_hook {

@@ -332,3 +332,24 @@ bool ipsf_link_parse_inner(struct ipsf_packet *packet)
 	decrement_ttl(ip);
 	return true;
 }
+
+void ipsf_link_complete_checksum(struct ipsf_packet *packet)
+{
+	uint8_t *ip = packet->data;
+	const bool v4 = ip[0] >> 4 == 4;
+	const uint32_t header = v4 ? IPSF_IPV4_HEADER : IPSF_IPV6_HEADER, addresses = v4 ? 12 : 8;
+	const uint32_t total = v4 ? ipsf_read16(ip + 2) : IPSF_IPV6_HEADER + (uint32_t)ipsf_read16(ip + 4);
+	const uint8_t protocol = v4 ? ip[9] : ip[6];
+	const uint32_t field = protocol == IPSF_PROTO_TCP ? 16 : 6, length = total - header;
+	if ((protocol != IPSF_PROTO_TCP && protocol != IPSF_PROTO_UDP) || total > packet->length || total < header + field + 2)
+		return;
+	const uint16_t not_pseudo = ipsf_checksum_fold(ipsf_checksum_add(ip + addresses, header - addresses, protocol + length));
+	const uint16_t pseudo = (uint16_t)~not_pseudo;
+	if (IPSF_LIKELY(ipsf_read16(ip + header + field) != pseudo))
+		return;
+	const uint32_t sum = ipsf_checksum_add(ip + header, length, 0);
+	if (ipsf_checksum_fold(sum + pseudo) == 0)
+		return; /* complete, and equal by accident */
+	const uint16_t checksum = ipsf_checksum_fold(sum);
+	ipsf_write16(ip + header + field, checksum || protocol == IPSF_PROTO_TCP ? checksum : UINT16_MAX); /* RFC 768 */
+}

@@ -94,4 +94,11 @@ IPSF_MUST_CHECK bool ipsf_link_parse_outer(struct ipsf_packet *packet, uint16_t 
  * s5.1.2.1). False, with packet->drop: no IP, a wrong IPv4 header checksum, a TTL that ends here. */
 IPSF_MUST_CHECK bool ipsf_link_parse_inner(struct ipsf_packet *packet);
 
+/*
+ * A sender on a virtual link leaves the TCP or UDP checksum to hardware that isn't there: the field holds the pseudo header's sum
+ * alone. Where it does, and is not right by accident, it is completed; an IP packet without options and extension headers, as
+ * ipsf_link_parse_inner() gives it. For ports whose frames come without a word about that.
+ */
+void ipsf_link_complete_checksum(struct ipsf_packet *packet);
+
 #endif

@@ -220,6 +220,15 @@ int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
  */
 int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, struct ipsf_port **ports);
 int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, struct ipsf_port **ports);
+/*
+ * AF_XDP: n ports of an interface, port i on its queue i; inner 0: ESP to us, 1: packets to protect. What they take, ipsf_port_take()
+ * says; nothing before. beside: NULL, or n ports between which and these a packet shall go without being copied (memory is shared
+ * where the kernel can). Programs and sockets leave the interface with the ports, or with the process. All or none.
+ * IPSF_ESYS: EBUSY (the interface has an XDP program already), EINVAL (fewer queues), EMSGSIZE (its MTU is above 3,600), others.
+ */
+int ipsf_port_xdp_group(const char *interface, unsigned inner, struct ipsf_port *const *beside, size_t n, struct ipsf_port **ports);
+const char *ipsf_port_xdp_mode(const struct ipsf_port *port); /* "native, zero-copy", "native", "generic" */
+int ipsf_port_xdp_shares(const struct ipsf_port *port);       /* 1: its memory is another port's, too */
 int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_port **b);
 /* Puts one packet where port receives it (as if the peer sent it); 0 or IPSF_ENOSPC when the ring is full. */
 int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos);

@@ -25,7 +25,7 @@ FOLDERS = (
     "ipsecfast/bench",
     "tests/c",
 )
-PLANNED = {"csrc/port_packet.c", "csrc/port_xdp.c", "port_packet.c", "port_xdp.c"}
+PLANNED = {"csrc/port_packet.c", "port_packet.c"}
 
 
 def drawn_transitions() -> set[tuple[IkeState, int, Role]]:
