@@ -32,9 +32,9 @@ def inbound(params: SaParams) -> SaParams:
     )  # fmt: skip
 
 
-def packet(size: int, *, port: int = 5000) -> bytes:
-    """An IPv4 UDP packet of `size` bytes from site to site; no UDP checksum (RFC 768: 0 is none)."""
-    addresses = ip_address("10.1.0.2").packed + ip_address("10.2.0.2").packed
+def packet(size: int, *, port: int = 5000, site: int = 0) -> bytes:
+    """An IPv4 UDP packet of `size` bytes to 10.2.`site`.2; no UDP checksum (RFC 768: 0 is none)."""
+    addresses = ip_address("10.1.0.2").packed + ip_address(f"10.2.{site}.2").packed
     head = struct.pack("!BBHHHBBH", 0x45, 0, size, 0, 0x4000, 64, 17, 0) + addresses
     return head + struct.pack("!HHHH", port, 6000, size - 20, 0) + bytes(size - 28)
 
