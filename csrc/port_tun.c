@@ -3,6 +3,7 @@
  * super-packets of up to 64 KB, TCP and UDP, with their checksums still to be made, and take such from us.
  */
 #define _GNU_SOURCE
+#include "gro.h"
 #include "port.h"
 #include "vnet.h"
 
@@ -31,6 +32,7 @@ struct ipsf_port_tun {
 	struct ipsf_port port;
 	struct ipsf_pool *pool; /* of the spare */
 	struct ipsf_buffer *spare; /* taken for a read that found nothing */
+	bool udp;                  /* the kernel knows UDP super-packets */
 };
 
 static bool take_spare(struct ipsf_port_tun *tun, struct ipsf_pool *pool)
@@ -82,18 +84,48 @@ static enum ipsf_drop write_error(int error)
 	return error == EAGAIN || error == ENOBUFS || error == ENOMEM ? IPSF_DROP_PORT_FULL : IPSF_DROP_PORT_ERROR;
 }
 
-static void tun_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
+/* One write, whatever the packets of the run weigh: all of it arrives or nothing. */
+static int write_parts(int fd, const struct iovec *parts, int n)
+{
+	while (writev(fd, parts, n) < 0) {
+		if (errno != EINTR)
+			return errno;
+	}
+	return 0;
+}
+
+/* The virtio header, the first packet, the payloads of the others. */
+static void write_run(struct ipsf_port *port, const struct ipsf_gro *gro, const struct ipsf_gro_run *run,
+		      struct ipsf_packet *const *packets)
 {
 	struct virtio_net_hdr header = {0};
-	for (unsigned i = 0; i < n; i++) {
-		const struct iovec parts[] = {{&header, sizeof header}, {packets[i]->data, packets[i]->length}};
-		while (writev(port->fd, parts, 2) < 0) {
-			if (errno == EINTR)
-				continue;
-			packets[i]->drop = (uint8_t)write_error(errno);
-			break;
-		}
+	struct iovec parts[1 + IPSF_BATCH_MAX] = {{&header, sizeof header}};
+	const struct ipsf_packet *first = packets[run->first];
+	int n = 1;
+	if (run->n > 1) {
+		ipsf_gro_write_headers(run, packets);
+		ipsf_vnet_describe(first, run->header, &header);
 	}
+	parts[n++] = (struct iovec){first->data, first->length};
+	for (unsigned i = run->first; i != run->last;) {
+		i = gro->next[i];
+		parts[n++] = (struct iovec){packets[i]->data + run->header, packets[i]->length - run->header};
+	}
+	const int error = write_parts(port->fd, parts, n);
+	if (IPSF_LIKELY(error == 0))
+		return;
+	packets[run->last]->drop = (uint8_t)write_error(error);
+	for (unsigned i = run->first; i != run->last; i = gro->next[i])
+		packets[i]->drop = (uint8_t)write_error(error);
+}
+
+static void tun_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
+{
+	const struct ipsf_port_tun *tun = (const struct ipsf_port_tun *)port;
+	struct ipsf_gro gro;
+	ipsf_gro_sort(&gro, packets, n, tun->udp);
+	for (unsigned i = 0; i < gro.runs; i++)
+		write_run(port, &gro, &gro.run[i], packets);
 }
 
 static void tun_drain(struct ipsf_port *port)
@@ -115,14 +147,14 @@ static void tun_free(struct ipsf_port *port)
 
 static const struct ipsf_port_ops tun_ops = {.recv = tun_recv, .send = tun_send, .drain = tun_drain, .free = tun_free};
 
-/* What the kernel may leave to us. */
-static int set_offload(int fd)
+/* What the kernel may leave to us, and we to it. */
+static int set_offload(struct ipsf_port_tun *tun)
 {
-	const int header = sizeof(struct virtio_net_hdr);
+	const int header = sizeof(struct virtio_net_hdr), fd = tun->port.fd;
 	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
 		return IPSF_ESYS;
-	if (ioctl(fd, TUNSETOFFLOAD, (unsigned long)(OFFLOAD_TCP | OFFLOAD_UDP)) < 0 &&
-	    ioctl(fd, TUNSETOFFLOAD, (unsigned long)OFFLOAD_TCP) < 0)
+	tun->udp = ioctl(fd, TUNSETOFFLOAD, (unsigned long)(OFFLOAD_TCP | OFFLOAD_UDP)) == 0;
+	if (!tun->udp && ioctl(fd, TUNSETOFFLOAD, (unsigned long)OFFLOAD_TCP) < 0)
 		return IPSF_ESYS;
 	return IPSF_OK;
 }
@@ -136,7 +168,7 @@ static int make_device(struct ipsf_port *port, const char *name, int flags)
 		return IPSF_ESYS;
 	snprintf(request.ifr_name, sizeof request.ifr_name, "%.*s", IFNAMSIZ - 1, name);
 	request.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | flags);
-	if (ioctl(port->fd, TUNSETIFF, &request) < 0 || set_offload(port->fd) != IPSF_OK)
+	if (ioctl(port->fd, TUNSETIFF, &request) < 0)
 		return IPSF_ESYS;
 	snprintf(port->name, sizeof port->name, "%s", request.ifr_name);
 	return IPSF_OK;
@@ -148,7 +180,7 @@ static int make_queue(const char *name, int flags, struct ipsf_port **port)
 	if (!tun)
 		return IPSF_ENOMEM;
 	tun->port = (struct ipsf_port){.ops = &tun_ops, .fd = -1, .receive_size = SEALED_MAX};
-	if (make_device(&tun->port, name, flags) != IPSF_OK) {
+	if (make_device(&tun->port, name, flags) != IPSF_OK || set_offload(tun) != IPSF_OK) {
 		tun_free(&tun->port);
 		return IPSF_ESYS;
 	}

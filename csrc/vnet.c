@@ -63,3 +63,20 @@ bool ipsf_vnet_accept(const struct virtio_net_hdr *header, struct ipsf_packet *p
 		return complete_checksum(packet, header->csum_start, header->csum_offset);
 	return true;
 }
+
+/* RFC 3168: the kernel wants to know of CWR, which only the first segment keeps. */
+static uint8_t type_of(const struct ipsf_packet *packet)
+{
+	const unsigned ecn = packet->data[packet->transport + 13] & 0x80 ? VIRTIO_NET_HDR_GSO_ECN : 0;
+
+	if (packet->protocol == IPSF_PROTO_UDP)
+		return VIRTIO_NET_HDR_GSO_UDP_L4;
+	return (uint8_t)((packet->version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6) | ecn);
+}
+
+void ipsf_vnet_describe(const struct ipsf_packet *packet, uint16_t bytes, struct virtio_net_hdr *header)
+{
+	*header = (struct virtio_net_hdr){.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = type_of(packet), .hdr_len = bytes,
+					  .gso_size = packet->segment_size, .csum_start = packet->transport};
+	header->csum_offset = packet->protocol == IPSF_PROTO_UDP ? 6 : 16;
+}

@@ -19,4 +19,7 @@
  */
 IPSF_MUST_CHECK bool ipsf_vnet_accept(const struct virtio_net_hdr *header, struct ipsf_packet *packet);
 
+/* What the kernel is told of a packet to which ipsf_gro_write_headers() gave a super-packet's headers, so many bytes of them. */
+void ipsf_vnet_describe(const struct ipsf_packet *packet, uint16_t bytes, struct virtio_net_hdr *header);
+
 #endif
