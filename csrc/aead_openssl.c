@@ -1,65 +1,136 @@
 /*
- * AES-GCM by OpenSSL's EVP: the reference engine, on every architecture.
+ * AES-GCM by OpenSSL: the reference engine, on every architecture.
  *
- * A context a worker and direction, with the key set once; a packet costs the setting of its IV and three updates. EVP
- * contexts can't be shared between threads, and setting the key anew would cost more than a small packet.
+ * EVP looks up, checks and translates anew in every call: setting an IV asks the cipher for the IV's length by name, reading the tag
+ * goes through a list of named parameters. Of 165 ns for 64 bytes, 55 are that. So EVP only finds the cipher; packets go to the
+ * functions that its provider publishes (provider-cipher(7), the documented border between libcrypto and its providers), with the
+ * parameters prepared. Measured on one core of a Zen 5 with OpenSSL 3.0, nanoseconds a packet of 64 and 1,400 bytes:
+ *
+ *     EVP_CipherInit_ex, EVP_CipherUpdate twice, EVP_EncryptFinal_ex, EVP_CIPHER_CTX_ctrl    165   408
+ *     EVP_EncryptInit_ex2, EVP_Cipher three times, EVP_CIPHER_CTX_get_params                 151   399
+ *     the provider's functions, IV as a parameter (tlsivfixed)                               121   374
+ *     the provider's functions, IV by its init                                               110   362
+ *
+ * The fixed-IV generators count numbers of their own: ours are reserved by several workers, so each packet brings its nonce.
+ *
+ * One context a worker, for both directions: init says which. The key is set once; contexts can't be shared between threads.
  */
-#include <openssl/crypto.h>
+#include <openssl/core_dispatch.h>
+#include <openssl/core_names.h>
 #include <openssl/evp.h>
+#include <openssl/params.h>
+#include <openssl/provider.h>
+#include <pthread.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "aead.h"
 
-struct ipsf_aead_key {
-	unsigned n_workers;
-	struct {
-		EVP_CIPHER_CTX *seal, *open;
-	} worker[];
+/* What the provider offers for one cipher. */
+struct cipher {
+	void *provider;
+	OSSL_FUNC_cipher_newctx_fn *new_context;
+	OSSL_FUNC_cipher_freectx_fn *free_context; /* wipes */
+	OSSL_FUNC_cipher_encrypt_init_fn *begin_seal;
+	OSSL_FUNC_cipher_decrypt_init_fn *begin_open;
+	OSSL_FUNC_cipher_cipher_fn *work;
+	OSSL_FUNC_cipher_get_ctx_params_fn *get;
+	size_t key; /* bytes */
 };
+
+struct ipsf_aead_key {
+	const struct cipher *cipher;
+	unsigned n_workers;
+	void *context[];
+};
+
+static struct cipher ciphers[] = {{.key = 16}, {.key = 24}, {.key = 32}};
+static bool found_all;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* Is name one of names, which are separated by colons? */
+static bool has_name(const char *names, const char *name)
+{
+	const size_t length = strlen(name);
+
+	for (; names; names = strchr(names, ':') ? strchr(names, ':') + 1 : NULL)
+		if (!strncasecmp(names, name, length) && (names[length] == ':' || names[length] == 0))
+			return true;
+	return false;
+}
+
+static bool take_functions(struct cipher *cipher, const OSSL_DISPATCH *functions)
+{
+	for (; functions->function_id; functions++) {
+		switch (functions->function_id) {
+		case OSSL_FUNC_CIPHER_NEWCTX: cipher->new_context = OSSL_FUNC_cipher_newctx(functions); break;
+		case OSSL_FUNC_CIPHER_FREECTX: cipher->free_context = OSSL_FUNC_cipher_freectx(functions); break;
+		case OSSL_FUNC_CIPHER_ENCRYPT_INIT: cipher->begin_seal = OSSL_FUNC_cipher_encrypt_init(functions); break;
+		case OSSL_FUNC_CIPHER_DECRYPT_INIT: cipher->begin_open = OSSL_FUNC_cipher_decrypt_init(functions); break;
+		case OSSL_FUNC_CIPHER_CIPHER: cipher->work = OSSL_FUNC_cipher_cipher(functions); break;
+		case OSSL_FUNC_CIPHER_GET_CTX_PARAMS: cipher->get = OSSL_FUNC_cipher_get_ctx_params(functions); break;
+		default: break;
+		}
+	}
+	return cipher->new_context && cipher->free_context && cipher->begin_seal && cipher->begin_open && cipher->work &&
+	       cipher->get;
+}
+
+/* EVP chooses among the providers as the machine is configured; the cipher stays fetched, so its provider stays loaded. */
+static bool find(struct cipher *cipher, const char *name)
+{
+	EVP_CIPHER *fetched = EVP_CIPHER_fetch(NULL, name, NULL);
+	const OSSL_PROVIDER *provider = fetched ? EVP_CIPHER_get0_provider(fetched) : NULL;
+	const OSSL_ALGORITHM *algorithms;
+	int no_cache;
+
+	if (!provider)
+		return false;
+	cipher->provider = OSSL_PROVIDER_get0_provider_ctx(provider);
+	algorithms = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
+	for (; algorithms && algorithms->algorithm_names; algorithms++)
+		if (has_name(algorithms->algorithm_names, name))
+			return take_functions(cipher, algorithms->implementation);
+	return false;
+}
+
+static void set_up(void)
+{
+	found_all = find(&ciphers[0], "AES-128-GCM") && find(&ciphers[1], "AES-192-GCM") && find(&ciphers[2], "AES-256-GCM");
+}
 
 static bool openssl_available(void)
 {
-	return true;
+	pthread_once(&once, set_up);
+	return found_all;
 }
 
 static void openssl_key_free(struct ipsf_aead_key *key)
 {
 	if (!key)
 		return;
-	for (unsigned i = 0; i < key->n_workers; i++) { /* EVP_CIPHER_CTX_free wipes */
-		EVP_CIPHER_CTX_free(key->worker[i].seal);
-		EVP_CIPHER_CTX_free(key->worker[i].open);
-	}
+	for (unsigned i = 0; i < key->n_workers; i++)
+		key->cipher->free_context(key->context[i]);
 	free(key);
 }
 
-static const char *cipher_name(size_t length)
+static const struct cipher *cipher_of(size_t key_length)
 {
-	switch (length) {
-	case 16: return "AES-128-GCM";
-	case 24: return "AES-192-GCM";
-	case 32: return "AES-256-GCM";
-	default: return NULL;
-	}
-}
-
-static EVP_CIPHER_CTX *context_new(const EVP_CIPHER *cipher, const uint8_t *key, int encrypt)
-{
-	EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-
-	if (context && EVP_CipherInit_ex(context, cipher, NULL, key, NULL, encrypt) == 1 &&
-	    EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, IPSF_NONCE_SIZE, NULL) == 1)
-		return context;
-	EVP_CIPHER_CTX_free(context);
+	for (size_t i = 0; i < sizeof ciphers / sizeof ciphers[0]; i++)
+		if (ciphers[i].key == key_length)
+			return &ciphers[i];
 	return NULL;
 }
 
-static int make_contexts(struct ipsf_aead_key *key, const EVP_CIPHER *cipher, const uint8_t *bytes)
+static int make_contexts(struct ipsf_aead_key *key, const uint8_t *bytes)
 {
+	static const uint8_t no_nonce[IPSF_NONCE_SIZE];
+
 	for (unsigned i = 0; i < key->n_workers; i++) {
-		key->worker[i].seal = context_new(cipher, bytes, 1);
-		key->worker[i].open = context_new(cipher, bytes, 0);
-		if (!key->worker[i].seal || !key->worker[i].open)
+		key->context[i] = key->cipher->new_context(key->cipher->provider);
+		if (!key->context[i])
+			return IPSF_ENOMEM;
+		if (key->cipher->begin_seal(key->context[i], bytes, key->cipher->key, no_nonce, sizeof no_nonce, NULL) != 1)
 			return IPSF_ECRYPTO;
 	}
 	return IPSF_OK;
@@ -67,20 +138,20 @@ static int make_contexts(struct ipsf_aead_key *key, const EVP_CIPHER *cipher, co
 
 static int openssl_key_new(const uint8_t *bytes, size_t length, unsigned n_workers, struct ipsf_aead_key **out)
 {
-	const char *name = cipher_name(length);
+	const struct cipher *cipher = cipher_of(length);
 	struct ipsf_aead_key *key;
-	EVP_CIPHER *cipher;
 	int error;
 
-	if (!name || !n_workers || n_workers > IPSF_MAX_WORKERS)
+	if (!cipher || !n_workers || n_workers > IPSF_MAX_WORKERS)
 		return IPSF_EINVAL;
-	key = calloc(1, sizeof *key + n_workers * sizeof key->worker[0]);
+	if (!openssl_available())
+		return IPSF_ECRYPTO;
+	key = calloc(1, sizeof *key + n_workers * sizeof key->context[0]);
 	if (!key)
 		return IPSF_ENOMEM;
+	key->cipher = cipher;
 	key->n_workers = n_workers;
-	cipher = EVP_CIPHER_fetch(NULL, name, NULL);
-	error = cipher ? make_contexts(key, cipher, bytes) : IPSF_ECRYPTO;
-	EVP_CIPHER_free(cipher); /* the contexts hold it */
+	error = make_contexts(key, bytes);
 	if (error) {
 		openssl_key_free(key);
 		return error;
@@ -89,36 +160,48 @@ static int openssl_key_new(const uint8_t *bytes, size_t length, unsigned n_worke
 	return IPSF_OK;
 }
 
-static bool start(EVP_CIPHER_CTX *context, const struct ipsf_aead_op *op)
+/* AAD and text; what is asked of a provider counts bytes of output even where it writes none. */
+static inline bool transform(const struct cipher *cipher, void *context, const struct ipsf_aead_op *op)
 {
-	int n;
+	size_t n;
 
-	return EVP_CipherInit_ex(context, NULL, NULL, NULL, op->nonce, -1) == 1 &&
-	       EVP_CipherUpdate(context, NULL, &n, op->aad, op->aad_length) == 1 &&
-	       EVP_CipherUpdate(context, op->destination, &n, op->source, (int)op->length) == 1;
+	return cipher->work(context, NULL, &n, op->aad_length, op->aad, op->aad_length) == 1 &&
+	       cipher->work(context, op->destination, &n, op->length, op->source, op->length) == 1;
+}
+
+/* The end of a message: makes the tag, or compares it in constant time. */
+static inline bool finish(const struct cipher *cipher, void *context)
+{
+	uint8_t nothing[16];
+	size_t n;
+
+	return cipher->work(context, nothing, &n, sizeof nothing, NULL, 0) == 1;
 }
 
 static void openssl_seal(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
 {
-	EVP_CIPHER_CTX *context = key->worker[worker].seal;
-	uint8_t nothing[16];
-	int length;
+	const struct cipher *cipher = key->cipher;
+	void *context = key->context[worker];
+	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
 
-	for (unsigned i = 0; i < n; i++)
-		ops[i].ok = start(context, &ops[i]) && EVP_EncryptFinal_ex(context, nothing, &length) == 1 &&
-			    EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, IPSF_ICV_SIZE, ops[i].icv) == 1;
+	for (unsigned i = 0; i < n; i++) {
+		tag[0].data = ops[i].icv;
+		ops[i].ok = cipher->begin_seal(context, NULL, 0, ops[i].nonce, IPSF_NONCE_SIZE, NULL) == 1 &&
+			    transform(cipher, context, &ops[i]) && finish(cipher, context) && cipher->get(context, tag) == 1;
+	}
 }
 
 static void openssl_open(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
 {
-	EVP_CIPHER_CTX *context = key->worker[worker].open;
-	uint8_t nothing[16];
-	int length;
+	const struct cipher *cipher = key->cipher;
+	void *context = key->context[worker];
+	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
 
-	for (unsigned i = 0; i < n; i++)
-		ops[i].ok = start(context, &ops[i]) &&
-			    EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, IPSF_ICV_SIZE, ops[i].icv) == 1 &&
-			    EVP_DecryptFinal_ex(context, nothing, &length) == 1;
+	for (unsigned i = 0; i < n; i++) {
+		tag[0].data = ops[i].icv;
+		ops[i].ok = cipher->begin_open(context, NULL, 0, ops[i].nonce, IPSF_NONCE_SIZE, tag) == 1 &&
+			    transform(cipher, context, &ops[i]) && finish(cipher, context);
+	}
 }
 
 const struct ipsf_aead_engine ipsf_aead_openssl = {
