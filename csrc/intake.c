@@ -22,7 +22,7 @@ int ipsf_intake_new(enum ipsf_role role, unsigned interface_index, struct ipsf_i
 	struct ipsf_intake *intake = malloc(sizeof *intake);
 	if (!intake)
 		return IPSF_ENOMEM;
-	*intake = (struct ipsf_intake){.role = role, .interface_index = interface_index, .users = 1, .destinations = -1};
+	*intake = (struct ipsf_intake){.role = role, .interface_index = interface_index, .users = 1, .destinations = -1, .link = -1};
 	intake->device = ipsf_bpf_map_new(&device);
 	if (intake->device >= 0)
 		intake->destinations = make_destinations(role);
@@ -45,6 +45,8 @@ void ipsf_intake_release(struct ipsf_intake *intake)
 	const int error = errno; /* of what went wrong before */
 	if (!intake || --intake->users)
 		return;
+	if (intake->link >= 0)
+		close(intake->link);
 	if (intake->device >= 0)
 		close(intake->device);
 	if (intake->destinations >= 0)

@@ -15,6 +15,7 @@ struct ipsf_intake {
 	unsigned interface_index;
 	unsigned users;
 	int device, destinations; /* maps */
+	int link;                 /* of the program on the interface; -1: none yet */
 };
 
 /* With one user; takes nothing yet. IPSF_ENOMEM, IPSF_ESYS. */

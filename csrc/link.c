@@ -221,7 +221,7 @@ void ipsf_link_write_outer(uint8_t *header, const struct ipsf_hop *hop, const st
 	if (!udp)
 		return;
 	write_udp(ip + (v6 ? IPSF_IPV6_HEADER : IPSF_IPV4_HEADER), local_port, packet->path->remote_port, length);
-	if (v6)
+	if (v6 && esp)
 		checksum_udp6(ip, esp, length);
 }
 

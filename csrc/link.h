@@ -72,7 +72,8 @@ static inline bool ipsf_link_reaches(const struct ipsf_port *port, const struct 
  * packet's path, tos, DF and carrier (a packet may hold several datagrams, which differ in length and id only). local_port: of
  * our UDP encapsulation socket, host order. id: IPv4's, any 16 bits; it should count on with each datagram (RFC 6864).
  * UDP checksum: 0 for IPv4 (RFC 3948 s2.1); for IPv6, where zero needs the receiver's consent (RFC 6935 s5, RFC 6936), which
- * RFC 3948 doesn't give, it is computed. The header must not overlap the datagram.
+ * RFC 3948 doesn't give, it is computed over the datagram at esp, or left to the caller where esp is NULL. The header must not
+ * overlap the datagram.
  */
 void ipsf_link_write_outer(uint8_t *header, const struct ipsf_hop *hop, const struct ipsf_packet *packet, uint16_t local_port,
 			   uint16_t id, const uint8_t *esp, uint32_t length);

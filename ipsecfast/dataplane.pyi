@@ -12,11 +12,13 @@ from ipsecfast.library import ReplayWindow as ReplayWindow
 from ipsecfast.library import Spd as Spd
 from ipsecfast.library import raw_open as raw_open
 from ipsecfast.library import raw_seal as raw_seal
-from ipsecfast.model import DataPlaneEvent, Path, Policy, SaParams
+from ipsecfast.model import DataPlaneEvent, NextHop, Path, Policy, SaParams
 from ipsecfast.ports import GeneratorPort as GeneratorPort
 from ipsecfast.ports import MemoryPort as MemoryPort
+from ipsecfast.ports import PacketPort as PacketPort
 from ipsecfast.ports import Port as Port
 from ipsecfast.ports import RawEspPort as RawEspPort
+from ipsecfast.ports import RingPort as RingPort
 from ipsecfast.ports import TunPort as TunPort
 from ipsecfast.ports import UdpPort as UdpPort
 from ipsecfast.values import DROP_HELP as DROP_HELP
@@ -60,6 +62,7 @@ class DataPlane:
     def move_peer(self, reqid: int, inbound_spi: int, outbound_spi: int, path: Path) -> None: ...
     def release_held(self, reqid: int) -> None: ...
     def publish_spd(self, policies: Sequence[Policy]) -> None: ...
+    def publish_hops(self, port: RingPort, hops: Sequence[NextHop]) -> None: ...
     def events(self, limit: int = 256) -> list[DataPlaneEvent]: ...
     def worker_stats(self) -> list[dict[str, Any]]:
         """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; cpu; drops."""

@@ -27,7 +27,7 @@ from ipsecfast.model import (
     SoftLifetime,
     UnknownSpi,
 )
-from ipsecfast.ports import GeneratorPort, MemoryPort, Port, RawEspPort, TunPort, UdpPort
+from ipsecfast.ports import GeneratorPort, MemoryPort, PacketPort, Port, RawEspPort, RingPort, TunPort, UdpPort
 from ipsecfast.values import DROP_HELP, DROP_REASONS, ENGINES, choose_engine, esp_overhead
 
 cimport cython
@@ -39,6 +39,7 @@ from libc.string cimport memset
 from ipsecfast cimport csrc
 from ipsecfast.ports cimport Port as AnyPort
 from ipsecfast.values cimport (
+    HopArray,
     PolicyArray,
     SaParamsStruct,
     check,
@@ -301,6 +302,18 @@ cdef class DataPlane:
         memset(&command, 0, sizeof(command))
         command.kind, command.policies, command.n_policies = csrc.IPSF_CMD_PUBLISH_SPD, array.items, array.count
         self._apply(&command, f"publish an SPD of {array.count} policies")
+
+    def publish_hops(self, AnyPort port not None, hops):
+        """Puts a sequence of NextHop in the place of all that the port knew; of two for one network the later counts."""
+        cdef HopArray array = HopArray(hops)
+        cdef csrc.ipsf_command command
+        memset(&command, 0, sizeof(command))
+        command.kind, command.hops, command.n_hops = csrc.IPSF_CMD_PUBLISH_HOPS, array.items, array.count
+        command.port = port._enter()
+        try:
+            self._apply(&command, f"publish {array.count} next hops")
+        finally:
+            port._leave()
 
     # ---- what comes back ----
 

@@ -202,6 +202,17 @@ class Lifetime:
 
 
 @dataclass(frozen=True, slots=True)
+class NextHop:
+    """Who sends on what goes to a network over an Ethernet link: hardware addresses (6 bytes each) and the largest IP
+    packet in bytes. `mtu` 0: the network stays with the kernel, whatever wider entries say."""
+
+    network: IPNetwork
+    destination: bytes = bytes(6)
+    source: bytes = bytes(6)
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SaParams:
     """One ESP SA, one direction, as negotiated: the value that travels from IKE to the data plane.
 

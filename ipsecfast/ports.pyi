@@ -7,7 +7,7 @@ from typing import Any, final
 from typing_extensions import disjoint_base
 
 from ipsecfast.library import PacketBatch
-from ipsecfast.model import Path
+from ipsecfast.model import IPNetwork, Path
 
 @disjoint_base
 class Port:
@@ -38,6 +38,20 @@ class RawEspPort(Port):
     def __init__(self, version: int, *, mark: int = 0) -> None: ...
     @staticmethod
     def group(version: int, n: int, *, mark: int = 0) -> list[RawEspPort]: ...
+
+class RingPort(Port):
+    """Whole Ethernet frames of one interface, past the kernel's stack."""
+    def set_address(self, address: bytes) -> None: ...
+    def take(self, network: IPNetwork, longest: int = 0) -> None: ...
+    def leave(self, network: IPNetwork) -> None: ...
+
+@final
+class PacketPort(RingPort):
+    """An AF_PACKET port."""
+    @staticmethod
+    def group(
+        interface: str, n: int, *, outer: bool, bypass: bool = False, udp_port: int = 4500
+    ) -> list[PacketPort]: ...
 
 @final
 class MemoryPort(Port):

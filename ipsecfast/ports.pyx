@@ -26,7 +26,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from ipsecfast cimport csrc
-from ipsecfast.values cimport check, fill_path, path_value, unsigned_value
+from ipsecfast.values cimport check, fill_address, fill_hardware, fill_path, path_value, unsigned_value
 
 
 cdef class Port:
@@ -181,6 +181,71 @@ cdef class RawEspPort(Port):
             check(csrc.ipsf_port_raw_group(ip_version, fwmark, count, made), f"raw ESP of IPv{version}")
             for i in range(count):
                 (<RawEspPort>ports[i])._port = made[i]
+        finally:
+            free(made)
+        return ports
+
+
+cdef class RingPort(Port):
+    """Whole Ethernet frames of one interface, past the kernel's stack. Takes nothing before `set_address` and `take`.
+
+    Ports of one group share what they take: one call on any of them is enough.
+    """
+
+    def set_address(self, bytes address not None):
+        """Frames to this hardware address, the interface's own of 6 bytes, may be taken."""
+        cdef uint8_t[6] octets
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            fill_hardware(octets, address)
+            check(csrc.ipsf_port_set_address(port, octets), f"hardware address {address.hex(':')}")
+        finally:
+            self._leave()
+
+    def take(self, network, longest=0):
+        """Outer ports: ESP to this address (a network of one) is ours. Inner ports: packets to the network that are not
+        longer than `longest` bytes are; 0 leaves it to the kernel, whatever wider networks say."""
+        cdef csrc.ipsf_addr address
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            fill_address(&address, network.network_address)
+            check(csrc.ipsf_port_take(port, &address, network.prefixlen, unsigned_value(longest, 32, "longest")), f"take {network}")
+        finally:
+            self._leave()
+
+    def leave(self, network):
+        """Takes back what `take` said of the network."""
+        cdef csrc.ipsf_addr address
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            fill_address(&address, network.network_address)
+            check(csrc.ipsf_port_leave(port, &address, network.prefixlen), f"leave {network}")
+        finally:
+            self._leave()
+
+
+@cython.final
+cdef class PacketPort(RingPort):
+    """An AF_PACKET port, made by `PacketPort.group`."""
+
+    @staticmethod
+    def group(str interface not None, n, *, outer, bypass=False, udp_port=4500):
+        """`n` ports of one interface, one for each worker. `outer`: they carry ESP, bare or in UDP to and from `udp_port`,
+        and an SPI's packets come to the worker that owns its SA; else IP packets, and a flow stays with one worker.
+        `bypass`: frames pass by the interface's queueing discipline. Raises DataPlaneError with the system's reason.
+        """
+        cdef size_t i, count = unsigned_value(n, 8, "number of ports")
+        cdef bytes encoded = interface.encode()
+        cdef csrc.ipsf_packet_options options
+        options.interface = encoded
+        options.outer, options.bypass = bool(outer), bool(bypass)
+        options.udp_port = unsigned_value(udp_port, 16, "UDP port")
+        cdef csrc.ipsf_port **made = _room_for(count)
+        cdef list ports = [PacketPort.__new__(PacketPort) for _ in range(count)]
+        try:
+            check(csrc.ipsf_port_packet_group(&options, count, made), f"packet socket on {interface}")
+            for i in range(count):
+                (<PacketPort>ports[i])._port = made[i]
         finally:
             free(made)
         return ports

@@ -1,12 +1,14 @@
 # What values.pyx offers the other extension modules: conversions between `ipsecfast.model` and the structs of ipsecfast.h.
 from libc.stddef cimport size_t
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from ipsecfast cimport csrc
 
 cdef int check(int code, object what) except -1
 cdef const char *engine_name(bytes name) except NULL
 cdef uint64_t unsigned_value(object value, object bits, object name) except? 0
+cdef int fill_address(csrc.ipsf_addr *out, object address) except -1
+cdef int fill_hardware(uint8_t *out, bytes address) except -1
 cdef int fill_path(csrc.ipsf_path *out, object path) except -1
 cdef object path_value(const csrc.ipsf_path *path)
 cdef object selector_value(const csrc.ipsf_selector *selector)
@@ -28,4 +30,11 @@ cdef class PolicyArray:
     """An ordered SPD as C has it."""
 
     cdef csrc.ipsf_policy *items
+    cdef size_t count
+
+
+cdef class HopArray:
+    """A table of next hops as C has it."""
+
+    cdef csrc.ipsf_hop *items
     cdef size_t count

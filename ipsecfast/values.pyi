@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Self, final
 
-from ipsecfast.model import Policy, SaParams
+from ipsecfast.model import NextHop, Policy, SaParams
 
 ENGINES: tuple[str, ...]
 DROP_REASONS: tuple[str, ...]
@@ -20,5 +20,9 @@ class SaParamsStruct:
 @final
 class PolicyArray:
     def __new__(cls, policies: Sequence[Policy]) -> Self: ...
+
+@final
+class HopArray:
+    def __new__(cls, hops: Sequence[NextHop]) -> Self: ...
 
 __pyx_capi__: dict[str, object]

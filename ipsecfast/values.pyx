@@ -103,7 +103,7 @@ def esp_overhead(encryption, mode, udp_encap, outer_version):
 # ---- addresses, paths, selectors ----
 
 
-cdef int _fill_address(csrc.ipsf_addr *out, object address) except -1:
+cdef int fill_address(csrc.ipsf_addr *out, object address) except -1:
     if not isinstance(address, (IPv4Address, IPv6Address)):
         raise TypeError(f"an address is an IPv4Address or IPv6Address, not {type(address).__name__}")
     cdef bytes packed = address.packed
@@ -123,8 +123,8 @@ cdef object _address_value(const csrc.ipsf_addr *address):
 
 
 cdef int fill_path(csrc.ipsf_path *out, object path) except -1:
-    _fill_address(&out.local, path.local)
-    _fill_address(&out.remote, path.remote)
+    fill_address(&out.local, path.local)
+    fill_address(&out.remote, path.remote)
     if out.local.version != out.remote.version:
         raise DataPlaneError(f"a path has both ends in one IP version: {path}")
     out.local_port = unsigned_value(path.local_port, 16, "local port")
@@ -143,8 +143,8 @@ cdef object path_value(const csrc.ipsf_path *path):
 
 cdef int _fill_selector(csrc.ipsf_selector *out, object selector) except -1:
     """`TrafficSelector` has checked its own ranges."""
-    _fill_address(&out.first, selector.start)
-    _fill_address(&out.last, selector.end)
+    fill_address(&out.first, selector.start)
+    fill_address(&out.last, selector.end)
     out.port_first = selector.port_start
     out.port_last = selector.port_end
     out.protocol = selector.protocol
@@ -246,4 +246,35 @@ cdef int _fill_policy(csrc.ipsf_policy *out, object policy, size_t position) exc
     out.reqid = unsigned_value(policy.reqid, 32, f"reqid of policy {position}")
     out.action = _choice(_ACTIONS, policy.action, f"action of policy {position}")
     out.flags = csrc.IPSF_POLICY_HOLD if policy.hold else 0
+    return 0
+
+
+@cython.final
+cdef class HopArray:
+    """From a sequence of `NextHop`; raises DataPlaneError for a hardware address that isn't 6 bytes."""
+
+    def __cinit__(self, hops):
+        cdef list entries = list(hops)
+        cdef csrc.ipsf_hop *item
+        self.items = <csrc.ipsf_hop *>calloc(len(entries) if entries else 1, sizeof(csrc.ipsf_hop))
+        if self.items == NULL:
+            raise MemoryError("next hops")
+        for hop in entries:
+            item = &self.items[self.count]
+            fill_address(&item.network, hop.network.network_address)
+            item.prefix_length = hop.network.prefixlen
+            item.mtu = unsigned_value(hop.mtu, 32, "MTU")
+            fill_hardware(item.destination, hop.destination)
+            fill_hardware(item.source, hop.source)
+            self.count += 1
+
+    def __dealloc__(self):
+        free(self.items)
+
+
+cdef int fill_hardware(uint8_t *out, bytes address) except -1:
+    """An Ethernet address of 6 bytes."""
+    if len(address) != 6:
+        raise DataPlaneError(f"a hardware address has 6 bytes, not {len(address)}: {address.hex(':')}")
+    memcpy(out, <const char *>address, 6)
     return 0

@@ -229,6 +229,16 @@ int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, struct ipsf_po
 int ipsf_port_xdp_group(const char *interface, unsigned inner, struct ipsf_port *const *beside, size_t n, struct ipsf_port **ports);
 const char *ipsf_port_xdp_mode(const struct ipsf_port *port); /* "native, zero-copy", "native", "generic" */
 int ipsf_port_xdp_shares(const struct ipsf_port *port);       /* 1: its memory is another port's, too */
+
+/* An AF_PACKET port. outer: takes ESP, and ESP in UDP to udp_port, of this interface, and sends such; else packets to protect. */
+struct ipsf_packet_options {
+	const char *interface;
+	uint8_t outer;
+	uint8_t bypass;    /* frames pass by the interface's queueing discipline */
+	uint16_t udp_port;
+};
+/* n of them on one interface, one for each worker: outer ones as the UDP ports (by SPI), inner ones by flow. All or none. */
+int ipsf_port_packet_group(const struct ipsf_packet_options *options, size_t n, struct ipsf_port **ports);
 int ipsf_port_memory_pair(size_t capacity, struct ipsf_port **a, struct ipsf_port **b);
 /* Puts one packet where port receives it (as if the peer sent it); 0 or IPSF_ENOSPC when the ring is full. */
 int ipsf_port_memory_put(struct ipsf_port *port, const uint8_t *data, size_t length, const struct ipsf_path *path, uint8_t tos);
