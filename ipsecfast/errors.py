@@ -46,6 +46,10 @@ class ControlError(IpsecError):
     """A gateway could not be reached, or refused a command, over its control socket."""
 
 
+class PkiError(IpsecError):
+    """A certificate or key could not be made, read or written."""
+
+
 class NetlinkError(IpsecError):
     """The kernel refused a link, an address, a route or a rule."""
 

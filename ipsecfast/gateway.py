@@ -14,6 +14,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -107,7 +108,7 @@ class Gateway:
         self._steps = Steps()
         self._control = ControlServer(config.control, self._perform_command)
         self._forwarding = Forwarding(config, self.connections, netlink)
-        self._endpoint = IkeEndpoint(self.connections, random=os.urandom)
+        self._endpoint = IkeEndpoint(self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC))
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._limiter = NotifyLimiter()
         self._ike_sockets: dict[int, IkeSocket] = {}

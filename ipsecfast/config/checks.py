@@ -11,6 +11,7 @@ from ipsecfast.config.lines import KeyPath
 from ipsecfast.config.section import Report
 from ipsecfast.model import (
     MIN_IPV6_MTU,
+    AuthKind,
     ChildConfig,
     ConnectionConfig,
     IPAddress,
@@ -63,7 +64,7 @@ def _texts(entries: Iterable[object]) -> list[str]:
 
 def check_secrets(connection: ConnectionConfig, path: KeyPath, report: Report) -> None:
     """A connection without a key for its identities can't authenticate anyone."""
-    if connection.secrets:
+    if connection.secrets or AuthKind.PSK not in (connection.local.method, connection.remote.method):
         return
     local, remote = connection.local.identity, connection.remote.identity
     report.problem(

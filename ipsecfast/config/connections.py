@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
-from ipsecfast.config import values
+from ipsecfast.config import certificates, values
 from ipsecfast.config.section import Section
 from ipsecfast.model import (
     AuthConfig,
+    AuthKind,
     ChildConfig,
     ConnectionConfig,
     CopyField,
@@ -86,15 +87,14 @@ def _proposals(section: Section, key: str, default: tuple[str, ...], *, ike: boo
 
 
 def _local_auth(section: Section, local_addrs: tuple[IPAddress | IPNetwork, ...]) -> AuthConfig:
-    method = section.take("auth", values.word("psk"), "psk")
+    method = section.take("auth", values.choice(AuthKind), AuthKind.PSK)
     default = _identity_of(local_addrs)
-    if default is None:
+    auth = certificates.take_local(section, method, default)
+    if method is AuthKind.PSK and default is None and "id" not in section:
         why = 'write who this gateway is, such as id = "gw.example.org" (only one local address stands for itself)'
-        identity = section.require("id", values.required_identity, None, why)
-    else:
-        identity = section.take("id", values.required_identity, default)
+        section.problem("id", None, f"missing: {why}")
     section.finish()
-    return AuthConfig(identity, method)
+    return auth
 
 
 def _identity_of(addresses: tuple[IPAddress | IPNetwork, ...]) -> Identity | None:
@@ -104,10 +104,8 @@ def _identity_of(addresses: tuple[IPAddress | IPNetwork, ...]) -> Identity | Non
 
 
 def _remote_auth(section: Section) -> AuthConfig:
-    auth = AuthConfig(
-        identity=section.take("id", values.identity, None),
-        method=section.take("auth", values.word("psk"), "psk"),
-    )
+    method = section.take("auth", values.choice(AuthKind), AuthKind.PSK)
+    auth = certificates.take_remote(section, method, section.take("id", values.identity, None))
     section.finish()
     return auth
 

@@ -11,6 +11,8 @@ from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias, TypeVar
 
+from cryptography import x509
+
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.model import (
     MAX_PORT,
@@ -32,7 +34,7 @@ T = TypeVar("T")
 ANY = "%any"
 
 # RFC 7296 s3.5.
-ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_KEY_ID = 1, 2, 3, 5, 11
+ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_DER_ASN1_DN, ID_KEY_ID = 1, 2, 3, 5, 9, 11
 
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _MAX_SECONDS = 10 * 365 * 86400.0
@@ -271,7 +273,8 @@ def _port_range(ports: str) -> tuple[int, int]:
 
 
 def identity(value: object) -> Identity | None:
-    """An address, a name, `user@host`, or `@#` and hexadecimal digits for a key ID; None for %any (RFC 7296 s3.5)."""
+    """An address, a name, `user@host`, a distinguished name, or `@#` and hexadecimal digits for a key ID; None for %any
+    (RFC 7296 s3.5)."""
     entry = text(value)
     if entry == ANY:
         return None
@@ -285,10 +288,25 @@ def identity(value: object) -> Identity | None:
 
 
 def _name_identity(entry: str) -> Identity:
+    if "=" in entry:
+        return _distinguished_name(entry)
     fqdn = entry.removeprefix("@")
-    if not fqdn or re.search(r"[\s=]", fqdn):  # with "=" it would be meant as a distinguished name
-        raise ValueError("expected an address, a name such as gw.example.org, user@host, or @# and hexadecimal digits")
+    if not fqdn or re.search(r"\s", fqdn):
+        raise ValueError(
+            "expected an address, a name such as gw.example.org, user@host, a distinguished name such as "
+            "CN=gw, O=Example, or @# and hexadecimal digits"
+        )
     return Identity(ID_RFC822_ADDR if "@" in fqdn else ID_FQDN, fqdn.encode())
+
+
+def _distinguished_name(entry: str) -> Identity:
+    """In the order of the certificate, the country first or last as there (swanctl's notation)."""
+    parts = [part.strip() for part in re.split(r"(?<!\\),", entry)]
+    try:
+        name = x509.Name([x509.Name.from_rfc4514_string(part).rdns[0] for part in parts])
+    except (IndexError, ValueError) as error:
+        raise ValueError('expected a distinguished name such as "C=CH, O=Example, CN=gw"') from error
+    return Identity(ID_DER_ASN1_DN, name.public_bytes())
 
 
 def address_identity(address: IPAddress) -> Identity:

@@ -88,6 +88,26 @@ class AuthMethod(IntEnum):
     DIGITAL_SIGNATURE = 14
 
 
+class HashAlgorithm(IntEnum):
+    """RFC 7427 s7: hashes for digital signatures; IDENTITY is RFC 8420."""
+
+    SHA1 = 1
+    SHA2_256 = 2
+    SHA2_384 = 3
+    SHA2_512 = 4
+    IDENTITY = 5
+
+
+class CertEncoding(IntEnum):
+    """RFC 7296 s3.6; RAW_PUBLIC_KEY RFC 7670."""
+
+    X509_SIGNATURE = 4
+    CRL = 7
+    HASH_AND_URL = 12
+    OCSP_CONTENT = 14
+    RAW_PUBLIC_KEY = 15
+
+
 class TsType(IntEnum):
     """RFC 7296 s3.13.1; FC is RFC 4595, SECLABEL RFC 9478."""
 

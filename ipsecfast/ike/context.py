@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,10 @@ class Settings:
 class Context:
     """Shared by reference; the endpoint makes it, its IKE SAs, Child SAs and connections use it."""
 
-    def __init__(self, settings: Settings, random: Callable[[int], bytes]) -> None:
+    def __init__(self, settings: Settings, random: Callable[[int], bytes], wall_clock: Callable[[], datetime]) -> None:
         self.settings = settings
         self.random = random
+        self.wall_clock = wall_clock
         self.children = ChildTable(self.emit, random)
         self.timers = TimerQueue()
         self.counters: Counter[str] = Counter()

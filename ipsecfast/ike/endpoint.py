@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from hashlib import sha256
 
 from ipsecfast.errors import ProtocolError
@@ -81,7 +82,8 @@ class CookieJar:
 class IkeEndpoint:
     """All IKE SAs of one gateway. After each call `actions()` holds what is to be done, in that order.
 
-    `random(n)` returns n unpredictable bytes. Nothing that a peer sends makes a method raise: each datagram is counted
+    `random(n)` returns n unpredictable bytes, `wall_clock()` the time of day with its zone, against which certificates
+    are held and nothing else. Nothing that a peer sends makes a method raise: each datagram is counted
     under exactly one `Outcome`.
     """
 
@@ -90,9 +92,10 @@ class IkeEndpoint:
         connections: Sequence[ConnectionConfig],
         *,
         random: Callable[[int], bytes],
+        wall_clock: Callable[[], datetime],
         settings: Settings | None = None,
     ) -> None:
-        self.context = Context(settings or Settings(), random)
+        self.context = Context(settings or Settings(), random, wall_clock)
         self.connections = {c.name: Connection(c, self.context) for c in connections}
         self._cookies = CookieJar(random)
         self._invalid_spi_sent: dict[bytes, float] = {}

@@ -48,7 +48,8 @@ def local_identity(connection: ConnectionConfig, address: IPAddress) -> Identity
 
 
 def accepts_peer(connection: ConnectionConfig, peer: Identity) -> bool:
-    return connection.remote.identity in (None, peer)
+    wanted = connection.remote.identity
+    return wanted is None or wanted.same_as(peer)
 
 
 def find_secret(connection: ConnectionConfig, local: Identity, peer: Identity | None) -> bytes | None:

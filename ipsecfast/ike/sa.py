@@ -65,6 +65,7 @@ class IkeSa(Channel):
         self.local_id: Identity | None = None
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
+        self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []

@@ -55,12 +55,14 @@ connections {{
     dpd_delay = {dpd_delay}
     rekey_time = 4h
     local {{
-      auth = psk
+      auth = {auth}
       id = {local_id}
+      {local_certs}
     }}
     remote {{
-      auth = psk
+      auth = {auth}
       id = {remote_id}
+      {remote_cas}
     }}
     children {{
       net {{
@@ -108,9 +110,22 @@ class Connection:
     dpd_delay: str = "0s"
     replay_window: int = 32
     secret: str = "only for tests, not a secret"
+    auth: str = "psk"
+    certs: str = ""  # files: our certificate, comma, those that lead to the authority
+    cacert: str = ""  # file: the authority of the peer
+    key: str = ""  # file
+
+    @property
+    def local_certs(self) -> str:
+        return f"certs = {self.certs}" if self.certs else ""
+
+    @property
+    def remote_cas(self) -> str:
+        return f"cacerts = {self.cacert}" if self.cacert else ""
 
     def text(self) -> str:
-        return SWANCTL_CONF.format(**{name: getattr(self, name) for name in self.__slots__})
+        made = {name: getattr(self, name) for name in ("local_certs", "remote_cas")}
+        return SWANCTL_CONF.format(**{name: getattr(self, name) for name in self.__slots__}, **made)
 
 
 class Place(Protocol):
@@ -171,10 +186,22 @@ class StrongSwan:
     def load(self, connection: Connection) -> None:
         path = self.folder / "swanctl.conf"
         path.write_text(connection.text())
+        private = self.folder / "private"  # where swanctl looks for keys
+        private.mkdir(exist_ok=True)
+        if connection.key:
+            shutil.copy(connection.key, private / "net.key")
         self.swanctl("--load-all", "--clear", "--file", str(path))
 
     def swanctl(self, *arguments: str, check: bool = True) -> str:
-        command = ("env", f"STRONGSWAN_CONF={self._conf}", str(self._swanctl), *arguments, "--uri", self._uri)
+        command = (
+            "env",
+            f"STRONGSWAN_CONF={self._conf}",
+            f"SWANCTL_DIR={self.folder}",
+            str(self._swanctl),
+            *arguments,
+            "--uri",
+            self._uri,
+        )
         return self.place.run(*command, check=check)
 
     def initiate(self) -> str:

@@ -8,6 +8,7 @@ fd00:a::2                                                                       
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connection
@@ -16,6 +17,7 @@ from strongswan import StrongSwan
 
 from ipsecfast.lab.netns import A, B, TwoSites
 from ipsecfast.lab.testbed import TRAFFIC, TestbedError
+from ipsecfast.pki import KeyType, make_authority, make_certificate
 
 PFS = {"ours": ["aes128gcm16-x25519"], "theirs": "aes128gcm16-x25519"}
 PLAIN = {"ours": ["aes128gcm16"], "theirs": "aes128gcm16"}
@@ -135,4 +137,56 @@ def test_ike_messages_in_fragments(
     assert "reassembled fragmented IKE message" in strongswan_b.log_text()
     tunnel.rekey("child", THEIRS)
     tunnel.rekey("child", OURS)
+    tunnel.down(OURS)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+@pytest.mark.parametrize(
+    ("kind", "pss"),
+    [
+        (KeyType.RSA2048, False),
+        (KeyType.RSA3072, True),
+        (KeyType.ECDSA256, False),
+        (KeyType.ECDSA384, False),
+        (KeyType.ECDSA521, False),
+        (KeyType.ED25519, False),
+        (KeyType.ED448, False),
+    ],
+    ids=str,
+)
+def test_certificates(
+    sites: TwoSites,
+    start_gateway: StartGateway,
+    strongswan_b: StrongSwan,
+    tmp_path: Path,
+    kind: KeyType,
+    pss: bool,
+    side: str,
+) -> None:
+    """RFC 7427 with every kind of key, an authority in between on both sides."""
+    root = make_authority("Root", kind)
+    middle = make_authority("Middle", kind, issuer=root)
+    root.save(tmp_path / "root.pem", tmp_path / "root.key")
+    middle.save(tmp_path / "middle.pem", tmp_path / "middle.key")
+    for name in "ab":
+        make_certificate([f"{name}.test"], kind, middle).save(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("root", "middle", "a", "b")}
+    strongswan_b.load(
+        their_connection(
+            auth="pubkey" if not pss else "ike:rsa/pss-sha256",
+            certs=f"{files['b']}, {files['middle']}",
+            cacert=files["root"],
+            key=str(tmp_path / "b.key"),
+        )
+    )
+    config = our_config()
+    ours = config["connections"]["net"]
+    ours["local"] |= {
+        "auth": "pubkey", "certs": [files["a"], files["middle"]], "key": str(tmp_path / "a.key"), "rsa_pss": pss
+    }  # fmt: skip
+    ours["remote"] |= {"auth": "pubkey", "cacerts": [files["root"]]}
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    tunnel.answers(B.host[0])
+    tunnel.rekey("ike", THEIRS if side == OURS else OURS)
     tunnel.down(OURS)

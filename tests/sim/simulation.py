@@ -15,6 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from itertools import count
 
@@ -265,7 +266,9 @@ class Gateway:
         self.peer_name = "b" if name == "a" else "a"
         self.address = ADDRESS[name]
         self.rng = random.Random(f"{name} {seed}")
-        self.endpoint = IkeEndpoint(tuple(connections), random=self.rng.randbytes, settings=settings)
+        self.endpoint = IkeEndpoint(
+            tuple(connections), random=self.rng.randbytes, wall_clock=lambda: pair.wall_clock, settings=settings
+        )
         self.dataplane = DataPlane(self)
         self.log: list[Notify] = []
         self.performed: list[Action] = []
@@ -357,7 +360,9 @@ class Sent:
 
 
 class Pair:
-    """Two gateways and the link. `run` is the only thing that moves time."""
+    """Two gateways and the link. `run` is the only thing that moves time; the day is that of the run."""
+
+    wall_clock = datetime.now(UTC)
 
     def __init__(
         self,

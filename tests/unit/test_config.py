@@ -206,7 +206,7 @@ BROKEN = [
     ('dpd_delay = "20s"', "dpd_delay = 0", "connections.site-b.children.net.dpd_action", 32, "dpd_delay above 0"),
     ('unique = "keep"', 'unique = "always"', "connections.site-b.unique", 19, "replace, keep, never"),
     ('id = "a.test"', 'id = "%any"', "connections.site-b.local.id", 22, "%any is for the remote side"),
-    ('auth = "psk"', 'auth = "pubkey"', "connections.site-b.remote.auth", 24, "psk"),
+    ('auth = "psk"', 'auth = "eap"', "connections.site-b.remote.auth", 24, "psk"),
     ('10.1.0.0/24"', '10.1.0.1/24"', "connections.site-b.children.net.local_ts[0]", 28, "10.1.0.0/24 for the network"),
     (
         "10.1.1.5-10.1.1.9",

@@ -1,7 +1,7 @@
-"""IKE_AUTH (RFC 7296 s1.2, s2.15): identities proved by a pre-shared key, and the first Child SA.
+"""IKE_AUTH (RFC 7296 s1.2, s2.15): identities, their proof (`proof`), and the first Child SA.
 
-HDR, SK {IDi, [N(INITIAL_CONTACT)], [IDr], AUTH, SAi2, TSi, TSr}  -->
-                         <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+HDR, SK {IDi, [CERT+], [N(INITIAL_CONTACT)], [CERTREQ], [IDr], AUTH, SAi2, TSi, TSr}  -->
+                         <--  HDR, SK {IDr, [CERT+], AUTH, SAr2, TSi, TSr}
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike import pad
-from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
+from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
-    AuthMethod,
     ExchangeType,
     InvalidSyntax,
     NoAdditionalSas,
@@ -34,6 +33,7 @@ from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
+from ipsecfast.ike.proof import prove, verify
 from ipsecfast.ike.states import IkeState
 from ipsecfast.model import Acquire, ChildConfig, Identity
 
@@ -70,9 +70,10 @@ class IkeAuth(Exchange):
         sa.local_id = pad.local_identity(config, sa.path.local)
         sa.remote_id = config.remote.identity
         id_i = IdPayload(PayloadType.IDi, sa.local_id)
-        secret = pad.find_secret(config, sa.local_id, sa.remote_id)
-        if secret is None:
-            sa.fail(now, f"there is no secret for us as {sa.local_id} and the peer {sa.remote_id or 'of any identity'}")
+        try:
+            certificates, auth = prove(sa, config, id_i, sa.remote_id)
+        except AuthenticationFailed as error:
+            sa.fail(now, str(error))
             return None
         self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
         if self._offer is None:
@@ -80,9 +81,11 @@ class IkeAuth(Exchange):
             return None
         return (
             id_i,
+            *certificates,
             *((NotifyPayload(NotifyType.INITIAL_CONTACT),) if sa.connection.first_contact(sa) else ()),
+            *request_payloads(config.remote.authorities),
             *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
-            AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, own_octets(sa, id_i))),
+            auth,
             *self._offer.payloads(),
         )
 
@@ -94,7 +97,7 @@ class IkeAuth(Exchange):
         identity = require(message, IdPayload, PayloadType.IDr).identity
         if not pad.accepts_peer(sa.connection.config, identity):
             raise AuthenticationFailed(f"the peer is {identity}, configured is {sa.connection.config.remote.identity}")
-        verify(sa, sa.connection, message, PayloadType.IDr)
+        verify(sa, sa.connection.config, message, PayloadType.IDr)
         sa.remote_id = identity
         sa.establish(now)
         self._child(sa, message, now)
@@ -132,18 +135,16 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side. A wrong proof ends the IKE SA; a Child SA that can't be does not (s1.2, s2.21.2)."""
     identity = require(message, IdPayload, PayloadType.IDi).identity
     sa.connection = _choose_connection(sa, message, identity)
-    verify(sa, sa.connection, message, PayloadType.IDi)
+    verify(sa, sa.connection.config, message, PayloadType.IDi)
     config = sa.connection.config
     sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
     if not (initial_contact or sa.connection.admits(sa)):
         raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
     id_r = IdPayload(PayloadType.IDr, sa.local_id)
-    secret = pad.find_secret(config, sa.local_id, identity)
-    assert secret is not None  # `verify` found it
-    auth = AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, own_octets(sa, id_r)))
+    certificates, auth = prove(sa, config, id_r, identity)
     sa.establish(now, initial_contact=initial_contact)
-    return (id_r, auth, *_respond_child(sa, message, now))
+    return (id_r, *certificates, auth, *_respond_child(sa, message, now))
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
@@ -182,37 +183,5 @@ def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Conne
 
 
 def _is_meant(sa: IkeSa, connection: Connection, identity: Identity, wanted: IdPayload | None) -> bool:
-    names_us = wanted is None or wanted.identity == pad.local_identity(connection.config, sa.path.local)
+    names_us = wanted is None or wanted.identity.same_as(pad.local_identity(connection.config, sa.path.local))
     return names_us and pad.accepts_peer(connection.config, identity)
-
-
-def verify(sa: IkeSa, connection: Connection, message: Message, kind: PayloadType) -> None:
-    """The peer's AUTH payload against our secret for both identities (s2.15)."""
-    id_payload, auth = require(message, IdPayload, kind), require(message, AuthPayload)
-    local = pad.local_identity(connection.config, sa.path.local)
-    secret = pad.find_secret(connection.config, local, id_payload.identity)
-    if auth.method != AuthMethod.SHARED_KEY_MIC:
-        raise AuthenticationFailed(
-            f"{id_payload.identity} proves itself by method {auth.method}, not by a shared secret"
-        )
-    if secret is None:
-        raise AuthenticationFailed(f"there is no secret for us as {local} and the peer {id_payload.identity}")
-    if not verify_psk(sa.prf, secret, peer_octets(sa, id_payload), auth.data):
-        raise AuthenticationFailed(
-            f"{id_payload.identity} has another secret than we have for us as {local} and that peer"
-        )
-
-
-def own_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
-    """s2.15: what our AUTH covers: our IKE_SA_INIT message, the peer's nonce, our identity."""
-    nonce_i, nonce_r = sa.nonces
-    if sa.initiator:
-        return signed_octets(sa.init_sent, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)
-    return signed_octets(sa.init_sent, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
-
-
-def peer_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
-    nonce_i, nonce_r = sa.nonces
-    if sa.initiator:
-        return signed_octets(sa.init_received, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
-    return signed_octets(sa.init_received, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.auth import nat_detection_hash
+from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     ExchangeType,
     InvalidKePayload,
@@ -26,9 +27,10 @@ from ipsecfast.ike.keymat import derive_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.proposal import accept_answer, key_exchange_groups, proposal_text, select
+from ipsecfast.ike.signature import SUPPORTED_HASHES
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
-from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, ChildConfig, Fragmentation, Proposal
+from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, AuthKind, ChildConfig, Fragmentation, Proposal
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -66,6 +68,7 @@ class IkeSaInit(Exchange):
             NoncePayload(self._nonce),
             *nat_detection(sa, ZERO_SPI),
             *fragmentation_offer(sa),
+            *hash_offer(sa),
         )
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -117,6 +120,7 @@ class IkeSaInit(Exchange):
         derive_keys(sa, proposal, (self._nonce, nonce), shared)
         detect_nat(sa, message)
         agree_on_fragmentation(sa, message)
+        sa.peer_hashes = peer_hashes(message)
         if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
             sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
         sa.authenticate(IkeAuth(self.child, self.packet), now)
@@ -144,12 +148,15 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     derive_keys(sa, proposal, (nonce_i, nonce_r), shared)
     detect_nat(sa, message)
     agree_on_fragmentation(sa, message)
+    sa.peer_hashes = peer_hashes(message)
     return (
         SaPayload((proposal,)),
         KePayload(key_exchange.group, key_exchange.public),
         NoncePayload(nonce_r),
         *nat_detection(sa, sa.spi_r),
         *(fragmentation_offer(sa) if sa.fragments_in else ()),
+        *(hash_offer(sa) if sa.peer_hashes else ()),
+        *request_payloads(a for connection in sa.candidates for a in connection.config.remote.authorities),
     )
 
 
@@ -178,6 +185,21 @@ def fragmentation_offer(sa: IkeSa) -> tuple[Payload, ...]:
     """RFC 7383 s2.3."""
     wanted = sa.connection.config.fragmentation is not Fragmentation.NO
     return (NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),) if wanted else ()
+
+
+def hash_offer(sa: IkeSa) -> tuple[Payload, ...]:
+    """RFC 7427 s4: the hashes of signatures that we can check, where any connection may need one."""
+    if all(c.config.remote.method is AuthKind.PSK and c.config.local.method is AuthKind.PSK for c in sa.candidates):
+        return ()
+    hashes = b"".join(algorithm.to_bytes(2, "big") for algorithm in SUPPORTED_HASHES)
+    return (NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes),)
+
+
+def peer_hashes(message: Message) -> frozenset[int]:
+    """Empty: the peer knows no RFC 7427."""
+    notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    data = notify.data if notify else b""
+    return frozenset(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data) - 1, 2))
 
 
 def agree_on_fragmentation(sa: IkeSa, message: Message) -> None:

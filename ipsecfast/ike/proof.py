@@ -1,0 +1,124 @@
+"""Who proves what in IKE_AUTH (RFC 7296 s2.15): by a pre-shared key, or by a signature and a certificate (RFC 7427).
+
+`prove` makes our AUTH and CERT payloads, `verify` looks at the peer's. What is wrong is said in a sentence for our log;
+the peer learns nothing but AUTHENTICATION_FAILED.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from ipsecfast.ike import certificates, pad, signature
+from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
+from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, PayloadType
+from ipsecfast.ike.exchange.base import require
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import AuthPayload, IdPayload, Payload
+from ipsecfast.model import AuthKind, ConnectionConfig, Identity
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+
+def prove(
+    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, peer: Identity | None
+) -> tuple[tuple[Payload, ...], AuthPayload]:
+    """Our certificates, where we need any, and our AUTH payload.
+
+    Raises:
+        AuthenticationFailed: we have no proof that this peer could take.
+    """
+    octets = _own_octets(sa, id_payload)
+    if config.local.method is AuthKind.PUBKEY:
+        assert config.local.key is not None
+        method, data = signature.sign(config.local.key, octets, sa.peer_hashes, pss=config.local.rsa_pss)
+        return certificates.certificate_payloads(config.local.certificates), AuthPayload(method, data)
+    secret = pad.find_secret(config, id_payload.identity, peer)
+    if secret is None:
+        who = peer or "of any identity"
+        raise AuthenticationFailed(f"there is no secret for us as {id_payload.identity} and the peer {who}")
+    return (), AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, octets))
+
+
+def verify(sa: IkeSa, config: ConnectionConfig, message: Message, kind: PayloadType) -> None:
+    """The peer is who its ID payload says.
+
+    Raises:
+        AuthenticationFailed: it is not, or it has not shown it in the way that is configured.
+    """
+    id_payload, auth = require(message, IdPayload, kind), require(message, AuthPayload)
+    octets = _peer_octets(sa, id_payload)
+    by_secret = auth.method == AuthMethod.SHARED_KEY_MIC
+    if config.remote.method is AuthKind.PSK:
+        if not by_secret:
+            raise AuthenticationFailed(_wrong_kind(id_payload, f"method {auth.method}", "a shared secret"))
+        _verify_secret(sa, config, id_payload, auth, octets)
+    else:
+        if by_secret:
+            raise AuthenticationFailed(_wrong_kind(id_payload, "a shared secret", "a certificate"))
+        _verify_signature(sa, config, message, id_payload, auth, octets)
+
+
+def _wrong_kind(id_payload: IdPayload, theirs: str, ours: str) -> str:
+    return f"{id_payload.identity} proves itself by {theirs}, not by {ours} as remote.auth is configured here"
+
+
+def _verify_secret(
+    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, auth: AuthPayload, octets: bytes
+) -> None:
+    local = pad.local_identity(config, sa.path.local)
+    secret = pad.find_secret(config, local, id_payload.identity)
+    if secret is None:
+        raise AuthenticationFailed(f"there is no secret for us as {local} and the peer {id_payload.identity}")
+    if not verify_psk(sa.prf, secret, octets, auth.data):
+        raise AuthenticationFailed(
+            f"{id_payload.identity} has another secret than we have for us as {local} and that peer"
+        )
+
+
+def _verify_signature(
+    sa: IkeSa, config: ConnectionConfig, message: Message, id_payload: IdPayload, auth: AuthPayload, octets: bytes
+) -> None:
+    """First whose certificate it is and who vouches for it, then the signature: the cheap mistakes come first."""
+    identity = id_payload.identity
+    certificate, others = _certificate(config, message, identity)
+    if not certificates.has_identity(certificate, identity):
+        raise AuthenticationFailed(
+            f"the peer says it is {identity}, but its certificate is for {certificates.identities_text(certificate)}"
+        )
+    if certificate not in config.remote.certificates:
+        certificates.trusted_path(certificate, others, config.remote.authorities, sa.context.wall_clock())
+    try:
+        signature.verify(certificates.public_key_of(certificate), auth.method, auth.data, octets)
+    except AuthenticationFailed as error:
+        raise AuthenticationFailed(f"{identity}: {error}") from error
+
+
+def _certificate(
+    config: ConnectionConfig, message: Message, identity: Identity
+) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """The one that was sent first is the signer's (s3.6); a peer that sends none may have one that we were given."""
+    sent = certificates.received_certificates(message)
+    if sent:
+        return sent[0], sent[1:]
+    known = [c for c in config.remote.certificates if certificates.has_identity(c, identity)]
+    if not known:
+        raise AuthenticationFailed(f"{identity} sent no certificate, and none of remote.certs is its own")
+    return known[0], []
+
+
+def _own_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
+    """s2.15: what our AUTH covers: our IKE_SA_INIT message, the peer's nonce, our identity."""
+    nonce_i, nonce_r = sa.nonces
+    if sa.initiator:
+        return signed_octets(sa.init_sent, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)
+    return signed_octets(sa.init_sent, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
+
+
+def _peer_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
+    nonce_i, nonce_r = sa.nonces
+    if sa.initiator:
+        return signed_octets(sa.init_received, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
+    return signed_octets(sa.init_received, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)

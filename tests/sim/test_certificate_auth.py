@@ -1,0 +1,161 @@
+"""IKE_AUTH by certificates and signatures, between two gateways (RFC 7296 s2.15, RFC 7427)."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from simulation import ADDRESS, Pair, connection, run_quiet
+
+from ipsecfast.ike import signature
+from ipsecfast.ike.constants import AuthMethod, NotifyType
+from ipsecfast.ike.exchange import ike_sa_init
+from ipsecfast.model import AuthConfig, AuthKind, ConnectionConfig, Identity
+from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
+
+ID = {"a": Identity(2, b"a.test"), "b": Identity(2, b"b.test")}
+
+
+@functools.cache
+def root(kind: KeyType = KeyType.ECDSA256, name: str = "Root") -> Issued:
+    return make_authority(name, kind)
+
+
+@functools.cache
+def issued(me: str, kind: KeyType = KeyType.ECDSA256, issuer: str = "Root") -> Issued:
+    return make_certificate([f"{me}.test", str(ADDRESS[me])], kind, root(kind, issuer))
+
+
+def local(me: str, kind: KeyType = KeyType.ECDSA256, issuer: str = "Root") -> AuthConfig:
+    mine = issued(me, kind, issuer)
+    return AuthConfig(ID[me], AuthKind.PUBKEY, certificates=(mine.certificate,), key=mine.key)
+
+
+def remote(peer: str, kind: KeyType = KeyType.ECDSA256, issuer: str = "Root") -> AuthConfig:
+    return AuthConfig(ID[peer], AuthKind.PUBKEY, authorities=(root(kind, issuer).certificate,))
+
+
+def by_certificate(me: str, kind: KeyType = KeyType.ECDSA256, **options: object) -> ConnectionConfig:
+    peer = "b" if me == "a" else "a"
+    return connection(me, **{"local": local(me, kind), "remote": remote(peer, kind), "secrets": (), **options})
+
+
+def refused(made: Pair, who: str, event: str = "request-refused") -> str:
+    """The sentence in the log of `who`, after an attempt that came to nothing."""
+    made.a.initiate()
+    run_quiet(made)
+    assert not made.a.established
+    assert not made.b.established
+    return next(n.message for n in made.gateways[who].log if n.event == event)
+
+
+def test_the_exchanges() -> None:
+    made = Pair(by_certificate("a"), by_certificate("b")).up()
+    notifies = (
+        "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), N(IKEV2_FRAGMENTATION_SUPPORTED), "
+        "N(SIGNATURE_HASH_ALGORITHMS)"
+    )
+    assert made.exchange() == [
+        f"a --> IKE_SA_INIT {{SA, KE, Ni, {notifies}}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {notifies}, CERTREQ}}",
+        "a --> IKE_AUTH {IDi, CERT, N(INITIAL_CONTACT), CERTREQ, IDr, AUTH, SA, TSi, TSr}",
+        "<-- b IKE_AUTH {IDr, CERT, AUTH, SA, TSi, TSr}",
+    ]
+    made.check_converged(children=1)
+
+
+@pytest.mark.parametrize("kind", [KeyType.RSA2048, KeyType.ECDSA521, KeyType.ED25519, KeyType.ED448, KeyType.ML_DSA_65])
+def test_every_kind_of_key(kind: KeyType) -> None:
+    made = Pair(by_certificate("a", kind), by_certificate("b", kind)).up()
+    made.a.rekey(None)
+    run_quiet(made)
+    made.check_converged(children=1)
+
+
+def test_long_messages_are_cut() -> None:
+    """Two ML-DSA certificates and a signature are more than any path takes in one datagram (RFC 7383)."""
+    kind = KeyType.ML_DSA_65
+    made = Pair(by_certificate("a", kind), by_certificate("b", kind)).up()
+    assert sum("a --> IKE_AUTH {SKF " in line for line in made.exchange()) >= 8
+
+
+def test_one_side_by_secret_the_other_by_certificate() -> None:
+    """Each side proves itself in its own way (s2.15)."""
+    secret = connection("a").secrets
+    made = Pair(
+        by_certificate("a", remote=AuthConfig(ID["b"]), secrets=secret),
+        by_certificate("b", local=AuthConfig(ID["b"]), secrets=secret),
+    ).up()
+    made.check_converged(children=1)
+
+
+def test_the_certificate_itself_is_trusted() -> None:
+    pinned = {me: AuthConfig(ID[me], AuthKind.PUBKEY, certificates=local(me).certificates) for me in "ab"}
+    Pair(by_certificate("a", remote=pinned["b"]), by_certificate("b", remote=pinned["a"])).up()
+    wrong = replace(pinned["a"], certificates=local("b").certificates)
+    assert "no authority is configured" in refused(Pair(by_certificate("a"), by_certificate("b", remote=wrong)), "b")
+
+
+def test_another_authority() -> None:
+    text = refused(Pair(by_certificate("a", local=local("a", issuer="Other")), by_certificate("b")), "b")
+    assert 'no path from the certificate of "CN=a.test" (issued by CN=Other)' in text
+    assert '"CN=Root"' in text
+
+
+def test_somebody_elses_certificate() -> None:
+    """A valid certificate of another customer of the same authority, and its key: the identity decides."""
+    thief = AuthConfig(ID["a"], AuthKind.PUBKEY, certificates=(issued("b").certificate,), key=issued("b").key)
+    text = refused(Pair(by_certificate("a", local=thief), by_certificate("b")), "b")
+    assert 'the peer says it is a.test, but its certificate is for b.test, 192.0.2.2, "CN=b.test"' in text
+
+
+def test_a_certificate_without_its_key() -> None:
+    thief = AuthConfig(ID["a"], AuthKind.PUBKEY, certificates=(issued("a").certificate,), key=issued("b").key)
+    assert "the signature is not by this ECDSA key" in refused(
+        Pair(by_certificate("a", local=thief), by_certificate("b")), "b"
+    )
+
+
+def test_the_initiator_looks_as_closely() -> None:
+    made = Pair(by_certificate("a"), by_certificate("b", local=local("b", issuer="Other")))
+    assert "no path from the certificate of" in refused(made, "a", "auth-failed")
+
+
+def test_expired() -> None:
+    made = Pair(by_certificate("a"), by_certificate("b"))
+    made.wall_clock += timedelta(days=5000)
+    assert "expired on" in refused(made, "b")
+
+
+def test_a_secret_where_a_certificate_is_asked_for() -> None:
+    secret = connection("a").secrets
+    made = Pair(by_certificate("a", local=AuthConfig(ID["a"]), secrets=secret), by_certificate("b"))
+    assert "proves itself by a shared secret, not by a certificate" in refused(made, "b")
+
+
+def test_a_certificate_where_a_secret_is_asked_for() -> None:
+    made = Pair(by_certificate("a"), connection("b"))
+    assert "proves itself by method 9, not by a shared secret" in refused(made, "b")
+
+
+def test_no_certificate_is_sent_and_none_is_known() -> None:
+    silent = replace(local("a"), certificates=())
+    assert "sent no certificate" in refused(Pair(by_certificate("a", local=silent), by_certificate("b")), "b")
+
+
+def test_without_announced_hashes_the_older_signatures_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 4754: the method says curve and hash."""
+    monkeypatch.setattr(ike_sa_init, "hash_offer", lambda sa: ())
+    methods = []
+    monkeypatch.setattr(signature, "verify", lambda key, method, *rest: methods.append(method))
+    Pair(by_certificate("a"), by_certificate("b")).up()
+    assert methods == [AuthMethod.ECDSA_SHA256_P256] * 2
+
+
+def test_announced_hashes() -> None:
+    """RFC 7427 s4: SHA-2 and "Identity", never SHA-1."""
+    made = Pair(by_certificate("a"), by_certificate("b")).up()
+    for line in made.transcript[1:3]:
+        assert line.message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS).data.hex() == "0002000300040005"
