@@ -143,11 +143,16 @@ def finish(
     axis: str = "",
     notes: Sequence[str] = (),
     requirements: Sequence[Requirement] = (),
+    always_judge: bool = False,
 ) -> None:
-    """Makes the report, shows and writes it; ends the program with 1 if something required did not hold."""
+    """Makes the report, shows and writes it; ends the program with 1 if --require was given and something did not hold.
+
+    `always_judge`: the verdicts stand in the report without --require too.
+    """
     from ipsecfast.bench.table import print_report
 
-    verdicts = [requirement.judge(figures) for requirement in requirements] if settings.require else []
+    judged = requirements if settings.require or always_judge else ()
+    verdicts = [requirement.judge(figures) for requirement in judged]
     report = Report(
         benchmark=benchmark,
         date=settings.date,
@@ -169,7 +174,7 @@ def finish(
         _write(str(settings.json), report.to_json() + "\n")
     if settings.picture is not None:
         _draw(report, settings.picture)
-    if not all(verdict.held for verdict in verdicts):
+    if settings.require and not all(verdict.held for verdict in verdicts):
         sys.exit(1)
 
 

@@ -80,7 +80,7 @@ class PlainVeth(Contender):
 
 
 class Ipsecfast(Contender):
-    """Two `ipsecfast run` with IKE between them. `settings` are keys of its [gateway] and of the connection."""
+    """Two `ipsecfast run` with IKE between them, ESP in UDP. `gateway` and `connection` are keys of these tables."""
 
     kind = "ours"
     version = ipsecfast.__version__
@@ -98,9 +98,8 @@ class Ipsecfast(Contender):
 
     def _connect(self) -> None:
         for site, own, peer in self.ends():
-            connection = {"esp_proposals": ["aes128gcm16"], **self._connection}
-            child = {"esp_proposals": connection.pop("esp_proposals")}
-            config = tunnel_config(own, peer, connection=connection, child=child)
+            connection = {"encap": True, **self._connection}
+            config = tunnel_config(own, peer, connection=connection, child={"esp_proposals": ["aes128gcm16"]})
             config["gateway"] = dict(self._settings)
             self._gateways.append(GatewayProcess(site.gateway, self.folder / own.letter, config))
         self._gateways[0].command("initiate", "net")

@@ -191,6 +191,11 @@ class Report:
             raise BenchError(f"not a report: {type(error).__name__}: {error}") from error
 
 
+def derived_rows(report: Report) -> set[tuple[str, ...]]:
+    """Rows with nothing but ratios: they follow from others."""
+    return {figure.row for figure in report.figures} - {figure.row for figure in report.figures if figure.unit != RATIO}
+
+
 _PLAIN = ("benchmark", "date", "seconds", "rounds", "machine", "parameters", "axis")
 
 

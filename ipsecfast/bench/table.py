@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipsecfast.bench.machine import describe
-from ipsecfast.bench.results import RATIO, Figure, Report, figure_name
+from ipsecfast.bench.results import RATIO, Figure, Report, derived_rows, figure_name
 
 Cells = list[Figure | None]
 
@@ -27,7 +27,7 @@ def blocks(report: Report) -> list[Block]:
     by_row: dict[tuple[str, ...], list[Figure]] = {}
     for figure in report.figures:
         by_row.setdefault(figure.row, []).append(figure)
-    derived = {row for row, figures in by_row.items() if all(figure.unit == RATIO for figure in figures)}
+    derived = derived_rows(report)
     parts = ([by_row[row] for row in by_row if (row in derived) is ratios] for ratios in (False, True))
     return [_block(report.row_labels, part) for part in parts if part]
 

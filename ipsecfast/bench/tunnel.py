@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 
 from ipsecfast.bench.command import Settings, benchmark, finish
-from ipsecfast.bench.contenders import Contender, Ipsecfast, Maker, PlainVeth
+from ipsecfast.bench.contenders import Contender, Ipsecfast, Maker, PlainVeth, first_line
 from ipsecfast.bench.load import Counted, CpuTime, Latency, highest_rate, in_tcp, ping_for, tcp, udp_flood
 from ipsecfast.bench.results import BenchError, Better, Figure, Reading, Requirement, ratio
 from ipsecfast.bench.rivals import RIVALS
@@ -225,7 +225,7 @@ def command(settings: Settings, ours: str, rivals: str, only: str, seconds: floa
     with tempfile.TemporaryDirectory(prefix="ipsecfast-bench-") as folder, ExitStack() as undo:
         settings.console.print("starting " + ", ".join(found), style="dim")
         contenders = set_up(found, Path(folder), undo, notes)
-        versions = {one.name: one.version for one in contenders}
+        versions = {one.name: one.version for one in contenders} | {"iperf3": first_line(["iperf3", "--version"])}
         for number, test in enumerate(tests):
             visits = [Visit(one, TESTS[test], chosen) for one in contenders]
             outcome = settings.runner.run(
@@ -235,6 +235,6 @@ def command(settings: Settings, ours: str, rivals: str, only: str, seconds: floa
             notes += outcome.notes
     finish(
         settings, "tunnel", figures=ratios(figures, contenders), rounds=settings.rounds,
-        parameters={"tests": list(tests), "seconds": chosen, "contenders": versions},
+        parameters={"tests": list(tests), "seconds": chosen, "versions": versions},
         row_labels=("who",), notes=notes, requirements=tuple(requirements(tests)),
     )  # fmt: skip
