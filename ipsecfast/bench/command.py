@@ -7,11 +7,12 @@ are imported when they are asked for, so that the command line stays quick.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -224,16 +225,28 @@ def compare(old: str, new: str, ratios: bool) -> None:
 @bench.command()
 @click.argument("file")
 @click.option("--markdown", is_flag=True, help="For a document: medians alone.")
-def table(file: str, markdown: bool) -> None:
+@click.option("--only", metavar="REGEX", default="", help="Figures whose name (row/column) it is found in.")
+def table(file: str, markdown: bool, only: str) -> None:
     """Show the report FILE again."""
     from ipsecfast.bench import table as tables
 
     with errors_as_text():
-        report = read_report(file)
+        report = _filtered(read_report(file), only)
         if markdown:
             click.echo(tables.markdown(report))
         else:
             tables.print_report(report, output_console())
+
+
+def _filtered(report: Report, only: str) -> Report:
+    """The report with these figures alone; raises BenchError if there is none, or for what is no expression."""
+    try:
+        chosen = tuple(figure for figure in report.figures if re.search(only, figure.name))
+    except re.error as error:
+        raise BenchError(f"--only {only!r}: {error}") from error
+    if not chosen:
+        raise BenchError(f"--only {only!r}: no figure has such a name; there is {report.figures[0].name!r}")
+    return replace(report, figures=chosen)
 
 
 @bench.command()

@@ -46,6 +46,16 @@ def test_the_table_has_a_row_a_subject_and_a_column_a_quantity(stored: Path) -> 
     assert "Example 9000, 2 cores; Linux 6.1.0" in lines[-1]
 
 
+def test_some_figures_of_a_report_are_chosen_by_name(stored: Path) -> None:
+    lines = run("table", stored, "--markdown", "--only", "openssl/.*/time").output.splitlines()
+    assert lines[0] == "| what | bytes | time, ns |"
+    assert [line for line in lines if "ipsec-mb |" in line] == []
+    for wrong, said in (("absent", "no figure has such a name"), ("(", "unterminated")):
+        result = run("table", stored, "--only", wrong)
+        assert result.exit_code == 1
+        assert said in result.output
+
+
 def test_the_table_for_people_shows_the_noise(stored: Path) -> None:
     output = run("table", stored).output
     assert "305 ±2%" in output
