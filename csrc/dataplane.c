@@ -6,7 +6,13 @@
 #include <stdlib.h>
 
 #include "link.h"
+#include "steer.h"
 #include "worker.h"
+
+#define BOTH (IPSF_WORKER_OUTBOUND | IPSF_WORKER_INBOUND)
+#define HANDOVER_RING (1u << 20) /* bytes, between each two inbound workers, each way; memory that nothing was put into is not used */
+#define HANDOVER_RING_OF_MANY (1u << 18)
+#define FEW_WORKERS 8u
 
 struct ipsf_dataplane {
 	const struct ipsf_aead_engine *engine;
@@ -15,6 +21,8 @@ struct ipsf_dataplane {
 	struct ipsf_doorbell event_bell;
 	struct ipsf_worker *worker[IPSF_MAX_WORKERS];
 	unsigned n_workers;
+	unsigned inbound[IPSF_MAX_WORKERS]; /* those of them that are, in their order: SPIs are divided among them */
+	unsigned n_inbound;
 	unsigned turn; /* whose events are asked for first */
 	size_t n_out;  /* outbound SAs */
 };
@@ -143,7 +151,7 @@ static bool has_port(const struct ipsf_worker *worker, const struct ipsf_port *p
 static bool clashes(const struct ipsf_dataplane *dp, struct ipsf_port *const *ports, size_t n, unsigned directions)
 {
 	for (unsigned i = 0; i < dp->n_workers; i++) {
-		for (size_t j = 0; j < n && (dp->worker[i]->directions & directions); j++) {
+		for (size_t j = 0; j < n && (dp->worker[i]->directions & directions & BOTH); j++) {
 			if (has_port(dp->worker[i], ports[j]))
 				return true;
 		}
@@ -151,19 +159,37 @@ static bool clashes(const struct ipsf_dataplane *dp, struct ipsf_port *const *po
 	return false;
 }
 
-/* Keys hold a context for each worker: all workers come before the first SA. */
+static int join_inbound(struct ipsf_dataplane *dp, struct ipsf_worker *worker)
+{
+	for (unsigned i = 0; i < dp->n_inbound; i++) {
+		const size_t capacity = dp->n_inbound < FEW_WORKERS ? HANDOVER_RING : HANDOVER_RING_OF_MANY;
+		const int status = ipsf_desk_join(worker->desk, dp->worker[dp->inbound[i]]->desk, capacity);
+		if (status != IPSF_OK)
+			return status;
+	}
+	dp->inbound[dp->n_inbound++] = worker->pipeline.worker;
+	return IPSF_OK;
+}
+
+/* Keys hold a context for each worker, and an SA's owner follows from their number: all workers come before the first SA. */
 int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *const *inner, size_t n_inner,
 			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker)
 {
-	if (dp->n_workers == IPSF_MAX_WORKERS || dp->n_out || dp->published.sad.count ||
-	    clashes(dp, inner, n_inner, directions) || clashes(dp, outer, n_outer, directions))
+	if (dp->n_out || dp->published.sad.count)
+		return IPSF_ELATE;
+	if (dp->n_workers == IPSF_MAX_WORKERS || clashes(dp, inner, n_inner, directions) || clashes(dp, outer, n_outer, directions))
 		return IPSF_EINVAL;
 	const int status = ipsf_worker_new(name, dp->n_workers, inner, n_inner, outer, n_outer, directions, worker);
 	if (status != IPSF_OK)
 		return status;
+	if (((*worker)->directions & IPSF_WORKER_INBOUND) && join_inbound(dp, *worker) != IPSF_OK) {
+		ipsf_worker_free(*worker);
+		return IPSF_ENOMEM;
+	}
 	(*worker)->pipeline.published = &dp->published;
 	(*worker)->epoch = &dp->epoch;
 	(*worker)->event_bell = &dp->event_bell;
+	(*worker)->workers = dp->worker;
 	dp->worker[dp->n_workers++] = *worker;
 	return IPSF_OK;
 }
@@ -227,6 +253,7 @@ static int install_inbound(struct ipsf_dataplane *dp, const struct ipsf_command 
 	int status = ipsf_sa_in_create(command->sa, dp->engine, dp->n_workers ? dp->n_workers : 1, &sa);
 	if (status != IPSF_OK)
 		return status;
+	sa->owner = (uint8_t)(dp->n_inbound ? dp->inbound[ipsf_owner(sa->spi, dp->n_inbound)] : 0);
 	status = ipsf_sad_insert(&dp->published.sad, sa);
 	if (status != IPSF_OK)
 		ipsf_sa_in_free(sa);

@@ -177,6 +177,17 @@ static void hand_over_ike(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 	packet->drop = IPSF_TAKEN;
 }
 
+/* The SA's owner opens it: a replay window has one writer. */
+static void hand_over(struct ipsf_pipeline *p, struct ipsf_packet *packet)
+{
+	if (ipsf_desk_give(p->desk, packet->sa.in->owner, packet)) {
+		p->handed_over++;
+		packet->drop = IPSF_TAKEN;
+	} else {
+		packet->drop = IPSF_DROP_HANDOVER_FULL;
+	}
+}
+
 /* RFC 4303 s3.4.2: the SA by its SPI alone, for all of them are unicast. */
 static void find_sa(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 {
@@ -186,8 +197,11 @@ static void find_sa(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 	}
 	const uint32_t spi = ipsf_read32(packet->data);
 	packet->sa.in = ipsf_sad_find(&p->published->sad, spi);
-	if (IPSF_LIKELY(packet->sa.in))
+	if (IPSF_LIKELY(packet->sa.in)) {
+		if (IPSF_UNLIKELY(packet->sa.in->owner != p->worker))
+			hand_over(p, packet);
 		return;
+	}
 	packet->drop = IPSF_DROP_UNKNOWN_SPI;
 	const struct ipsf_event event = {.kind = IPSF_EVENT_UNKNOWN_SPI, .spi = spi, .path = *packet->path, .inbound = 1};
 	if (ipsf_rate_allow(&p->unknown_spi, p->now, UNKNOWN_SPI_RATE) && !post(p, &event, NULL))

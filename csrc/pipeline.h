@@ -5,6 +5,7 @@
 #define IPSF_PIPELINE_H
 
 #include "events.h"
+#include "handover.h"
 #include "flow.h"
 #include "hold.h"
 #include "sad.h"
@@ -16,7 +17,7 @@ struct ipsf_published {
 	struct ipsf_sad sad;
 };
 
-/* A packet that left the batch without being dropped: held, or handed to the control thread. The sweep recycles it. */
+/* A packet that left the batch without being dropped: held, or handed to the control thread or another worker. The sweep recycles it. */
 #define IPSF_TAKEN IPSF_DROP_COUNT
 
 /* What one worker brings along; its own, all of it but what is published. */
@@ -28,8 +29,9 @@ struct ipsf_pipeline {
 	struct ipsf_flow_cache *flows;
 	struct ipsf_ring *events;
 	struct ipsf_hold hold;
+	struct ipsf_desk *desk;                   /* where packets of other workers' SAs go; NULL: there is no other inbound worker */
 	struct ipsf_rate unknown_spi;
-	uint64_t consumed;                        /* since the worker last looked */
+	uint64_t consumed, handed_over;           /* since the worker last looked */
 	uint64_t drops[IPSF_DROP_COUNT + 1];      /* likewise; the last: IPSF_TAKEN */
 };
 

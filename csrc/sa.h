@@ -55,6 +55,7 @@ struct ipsf_sa_in {
 	uint8_t salt[4];
 	uint8_t mode, udp_encap, esn;
 	uint8_t copy_ecn, copy_dscp;
+	uint8_t owner;                          /* the worker that opens its packets: the window has one writer */
 	bool simple;                            /* one selector a side, IPv4, any protocol and port: what the ranges say is all */
 	struct ipsf_range4 remote4, local4;
 	uint16_t n_local, n_remote;

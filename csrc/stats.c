@@ -28,6 +28,8 @@ void ipsf_stats_read(const struct ipsf_stats *stats, struct ipsf_counters *count
 	}
 	counters->consumed = get(&stats->consumed);
 	counters->held = get(&stats->held);
+	counters->handed_over = get(&stats->handed_over);
+	counters->taken_over = get(&stats->taken_over);
 	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
 		counters->drops[i] = get(&stats->drops[i]);
 }

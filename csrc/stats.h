@@ -1,8 +1,9 @@
 /*
  * Counters of one worker: the worker alone writes, anybody reads at any time (relaxed atomics, no lock).
  *
- * What holds whenever the worker rests: received = sent + dropped (all reasons) + consumed + held, over both
- * directions.
+ * What holds whenever the worker rests, over both directions:
+ *
+ *     received + taken over = sent + dropped (all reasons) + consumed + held + handed over
  */
 #ifndef IPSF_STATS_H
 #define IPSF_STATS_H
@@ -17,6 +18,7 @@ enum ipsf_direction { IPSF_OUT = 0, IPSF_IN = 1 };
 struct ipsf_stats {
 	_Atomic uint64_t rx_packets[2], rx_bytes[2], tx_packets[2], tx_bytes[2];
 	_Atomic uint64_t consumed, held;
+	_Atomic uint64_t handed_over, taken_over;
 	_Atomic uint64_t drops[IPSF_DROP_COUNT];
 } __attribute__((aligned(IPSF_CACHE_LINE)));
 

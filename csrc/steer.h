@@ -19,9 +19,16 @@ struct ipsf_steer {
 	struct sock_filter code[IPSF_STEER_MAX];
 };
 
+/*
+ * The bits of an SPI that say the owner, above those that index the SAD. We choose our inbound SPIs (InboundSpis in ike/child.py):
+ * new SAs go round the workers, and a rekey keeps these bits, so that a flow stays with its worker, in order.
+ */
+#define IPSF_OWNER_SHIFT 20u
+#define IPSF_OWNER_MASK 0xffu
+
 static inline unsigned ipsf_owner(uint32_t spi, unsigned n_workers)
 {
-	return spi % n_workers;
+	return (spi >> IPSF_OWNER_SHIFT & IPSF_OWNER_MASK) % n_workers;
 }
 
 /* Of a reuseport group of n UDP sockets the one that a payload is for. */

@@ -67,6 +67,7 @@ const char *ipsf_error_text(int error)
 	case IPSF_ECRYPTO: return "the crypto library refused";
 	case IPSF_ESYS: return "a system call failed";
 	case IPSF_ENOSPC: return "the output is too small";
+	case IPSF_ELATE: return "an SA is installed already: all workers must be added before the first SA";
 	default: return "unknown error";
 	}
 }

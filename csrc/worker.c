@@ -76,9 +76,12 @@ static int make_parts(struct ipsf_worker *worker)
 	uint64_t seed;
 	if (getrandom(&seed, sizeof seed, 0) != sizeof seed || ipsf_doorbell_init(&worker->bell) != IPSF_OK)
 		return IPSF_ESYS;
+	if (listens(worker, IPSF_WORKER_INBOUND) && ipsf_desk_new(worker->pipeline.worker, &worker->desk) != IPSF_OK)
+		return IPSF_ENOMEM;
 	if (make_pool(worker) != IPSF_OK || ipsf_ring_new(EVENT_RING, &worker->pipeline.events) != IPSF_OK ||
 	    ipsf_flow_cache_new(FLOW_SETS_LOG2, seed, &worker->pipeline.flows) != IPSF_OK)
 		return IPSF_ENOMEM;
+	worker->pipeline.desk = worker->desk;
 	worker->batch = aligned_alloc(IPSF_CACHE_LINE, sizeof *worker->batch);
 	if (!worker->batch)
 		return IPSF_ENOMEM;
@@ -96,7 +99,8 @@ int ipsf_worker_new(const char *name, unsigned index, struct ipsf_port *const *i
 		    struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **out)
 {
 	const unsigned both = IPSF_WORKER_OUTBOUND | IPSF_WORKER_INBOUND;
-	if (n_inner == 0 || n_inner > IPSF_INNER_MAX || n_outer > IPSF_OUTER_MAX || directions == 0 || (directions & ~both))
+	if (n_inner == 0 || n_inner > IPSF_INNER_MAX || n_outer > IPSF_OUTER_MAX || (directions & both) == 0 ||
+	    (directions & ~(both | IPSF_WORKER_BUSY)))
 		return IPSF_EINVAL;
 	struct ipsf_worker *worker = aligned_alloc(IPSF_CACHE_LINE, sizeof *worker);
 	if (!worker)
@@ -134,6 +138,7 @@ void ipsf_worker_free(struct ipsf_worker *worker)
 	ipsf_hold_fini(&worker->pipeline.hold);
 	ipsf_flow_cache_free(worker->pipeline.flows);
 	ipsf_ring_free(worker->pipeline.events);
+	ipsf_desk_free(worker->desk);
 	free(worker->batch);
 	ipsf_pool_free(worker->pool);
 	ipsf_doorbell_fini(&worker->bell);
@@ -218,8 +223,9 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 	ipsf_batch_clear(worker->batch);
 	ipsf_stats_take_drops(stats, p->drops);
 	ipsf_stats_add(&stats->consumed, p->consumed);
+	ipsf_stats_add(&stats->handed_over, p->handed_over);
 	atomic_store_explicit(&stats->held, p->hold.packets, memory_order_relaxed);
-	p->consumed = 0;
+	p->consumed = p->handed_over = 0;
 }
 
 static void outbound_batch(struct ipsf_worker *worker)
@@ -229,11 +235,32 @@ static void outbound_batch(struct ipsf_worker *worker)
 	finish(worker, IPSF_OUT);
 }
 
+/* Counted first, so that a packet which the owner has counted was handed over. */
+static void wake_owners(struct ipsf_worker *worker)
+{
+	for (uint64_t asleep = ipsf_desk_flush(worker->desk); asleep; asleep &= asleep - 1)
+		ipsf_doorbell_ring(&worker->workers[__builtin_ctzll(asleep)]->bell);
+}
+
 static void inbound_batch(struct ipsf_worker *worker)
 {
 	ipsf_inbound(&worker->pipeline, worker->batch);
 	send_batch(worker, IPSF_IN);
 	finish(worker, IPSF_IN);
+	if (IPSF_UNLIKELY(worker->desk->given))
+		wake_owners(worker);
+}
+
+/* One batch of what other workers handed over: packets. */
+static int handed_batch(struct ipsf_worker *worker)
+{
+	uint64_t lost;
+	const unsigned n = ipsf_desk_take(worker->desk, worker->batch, worker->pipeline.drops, &lost);
+	if (n == 0 && lost == 0)
+		return 0;
+	ipsf_stats_add(&worker->stats.taken_over, n + lost);
+	inbound_batch(worker);
+	return (int)n;
 }
 
 /* ---- a pass ---- */
@@ -287,12 +314,24 @@ static void end_pass(struct ipsf_worker *worker)
 	worker->pipeline.told = false;
 }
 
+/* Up to so many batches of what other workers handed over; packets. */
+static int drain_desk(struct ipsf_worker *worker, unsigned batches)
+{
+	int handled = 0;
+	while (worker->desk && batches-- && ipsf_desk_waits(worker->desk)) {
+		handled += handed_batch(worker);
+		ipsf_epoch_tick(worker->epoch, worker->pipeline.worker);
+	}
+	return handled;
+}
+
 int ipsf_worker_step(struct ipsf_worker *worker)
 {
-	int handled = 0, n = 0;
+	int n = 0;
 	begin_pass(worker);
 	if (listens(worker, IPSF_WORKER_OUTBOUND))
 		settle_held(worker);
+	int handled = drain_desk(worker, 1);
 	for (unsigned source = first_source(worker); source < last_source(worker) && n >= 0; source++) {
 		n = one_batch(worker, source);
 		handled += n > 0 ? n : 0;
@@ -314,15 +353,17 @@ static int drain_source(struct ipsf_worker *worker, unsigned source)
 	return IPSF_OK;
 }
 
-/* What poll() said is in wait[source], the doorbell behind the last. */
+/* What poll() said is in wait[source], the doorbell behind the last; a busy worker has not asked and looks at all. */
 static int pass(struct ipsf_worker *worker, const struct pollfd *wait)
 {
+	const bool busy = worker->directions & IPSF_WORKER_BUSY;
 	int status = IPSF_OK;
 	begin_pass(worker);
 	if (listens(worker, IPSF_WORKER_OUTBOUND))
 		settle_held(worker);
+	drain_desk(worker, BATCHES_A_TURN);
 	for (unsigned source = first_source(worker); source < last_source(worker) && status == IPSF_OK; source++) {
-		if (wait[source].revents || worker->more[source])
+		if (busy || wait[source].revents || worker->more[source])
 			status = drain_source(worker, source);
 	}
 	end_pass(worker);
@@ -346,19 +387,38 @@ static bool any_more(const struct ipsf_worker *worker)
 	return any;
 }
 
+/* Who hands over learns that we sleep before we look a last time at what was handed over. */
+static bool may_sleep(struct ipsf_worker *worker)
+{
+	if (any_more(worker))
+		return false;
+	if (worker->desk)
+		atomic_store(&worker->desk->sleeping, true);
+	return !worker->desk || !ipsf_desk_waits(worker->desk);
+}
+
+static int wait_for_work(struct ipsf_worker *worker, struct pollfd *wait, int n)
+{
+	const int ready = poll(wait, (nfds_t)n, may_sleep(worker) ? -1 : 0);
+	if (worker->desk)
+		atomic_store_explicit(&worker->desk->sleeping, false, memory_order_relaxed);
+	if (ready < 0)
+		return errno == EINTR ? IPSF_OK : IPSF_ESYS;
+	if (wait[n - 1].revents)
+		ipsf_doorbell_silence(&worker->bell);
+	return IPSF_OK;
+}
+
 static int loop(struct ipsf_worker *worker)
 {
 	struct pollfd wait[IPSF_SOURCES_MAX + 1];
 	const int n = prepare_wait(worker, wait);
 	int status = IPSF_OK;
 	while (status == IPSF_OK && !atomic_load(&worker->stop)) {
-		if (poll(wait, (nfds_t)n, any_more(worker) ? 0 : -1) < 0) {
-			status = errno == EINTR ? IPSF_OK : IPSF_ESYS;
-			continue;
-		}
-		if (wait[n - 1].revents)
-			ipsf_doorbell_silence(&worker->bell);
-		status = pass(worker, wait);
+		if (!(worker->directions & IPSF_WORKER_BUSY))
+			status = wait_for_work(worker, wait, n);
+		if (status == IPSF_OK)
+			status = pass(worker, wait);
 	}
 	return status;
 }

@@ -27,7 +27,7 @@ struct ipsf_ways {
 
 struct ipsf_worker {
 	char name[32];
-	unsigned directions;                             /* IPSF_WORKER_OUTBOUND, IPSF_WORKER_INBOUND */
+	unsigned directions;                             /* IPSF_WORKER_OUTBOUND, IPSF_WORKER_INBOUND, IPSF_WORKER_BUSY */
 	struct ipsf_port *port[IPSF_SOURCES_MAX];        /* the inner ones, then the outer ones */
 	unsigned n_inner, n_ports;
 	struct ipsf_ways inner, carrier[IPSF_CARRIER_COUNT];
@@ -38,6 +38,8 @@ struct ipsf_worker {
 	struct ipsf_pool *pool;
 	struct ipsf_batch *batch;
 	struct ipsf_pipeline pipeline;
+	struct ipsf_desk *desk;                          /* inbound: what other workers hand over */
+	struct ipsf_worker *const *workers;              /* the data plane's, by index: whom to wake */
 	struct ipsf_stats stats;
 	struct ipsf_doorbell bell;                       /* of this worker */
 	_Atomic int64_t cpu_clock;                       /* clockid_t of the thread that runs, IPSF_NO_CLOCK: none does */

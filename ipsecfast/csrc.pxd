@@ -12,6 +12,7 @@ cdef extern from "ipsecfast.h" nogil:
         IPSF_ECRYPTO
         IPSF_ESYS
         IPSF_ENOSPC
+        IPSF_ELATE
     const char *ipsf_error_text(int error)
 
     enum ipsf_drop:
@@ -218,6 +219,7 @@ cdef extern from "ipsecfast.h" nogil:
     enum:
         IPSF_WORKER_OUTBOUND
         IPSF_WORKER_INBOUND
+        IPSF_WORKER_BUSY
 
     struct ipsf_counters:
         uint64_t rx_packets[2]
@@ -226,6 +228,8 @@ cdef extern from "ipsecfast.h" nogil:
         uint64_t tx_bytes[2]
         uint64_t consumed
         uint64_t held
+        uint64_t handed_over
+        uint64_t taken_over
         uint64_t cpu_ns
         uint64_t drops[IPSF_DROP_COUNT]
 

@@ -65,7 +65,8 @@ class DataPlane:
     def publish_hops(self, port: RingPort, hops: Sequence[NextHop]) -> None: ...
     def events(self, limit: int = 256) -> list[DataPlaneEvent]: ...
     def worker_stats(self) -> list[dict[str, Any]]:
-        """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held; cpu; drops."""
+        """name; outbound, inbound: {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed; held;
+        handed_over, taken_over; cpu; drops."""
     def sa_stats(self) -> list[dict[str, Any]]:
         """spi, reqid, inbound, active, packets, bytes, sequence, drops: {reason: n}."""
     def close(self) -> None: ...

@@ -338,9 +338,11 @@ cdef class DataPlane:
     def worker_stats(self):
         """One dict a worker: name; outbound and inbound, each {rx_packets, rx_bytes, tx_packets, tx_bytes}; consumed (IKE
         messages and keepalives: neither sent nor dropped); held (packets that wait for their SA now); cpu (seconds its thread
-        has used); drops {reason: n}.
+        has used); drops {reason: n};
+        handed_over, taken_over (packets of SAs that another worker owns, and by others to this one).
 
-        rx is what came in of a direction, tx what was sent: rx = tx + drops + consumed + held over both directions.
+        rx is what came in of a direction, tx what was sent: over both directions rx + taken_over = tx + drops + consumed +
+        held + handed_over.
         """
         cdef csrc.ipsf_counters counters
         cdef size_t i
@@ -358,6 +360,8 @@ cdef class DataPlane:
                 "inbound": _direction_value(&counters, 1),
                 "consumed": counters.consumed,
                 "held": counters.held,
+                "handed_over": counters.handed_over,
+                "taken_over": counters.taken_over,
                 "cpu": counters.cpu_ns / 1e9,
                 "drops": drops_value(counters.drops),
             })

@@ -22,7 +22,8 @@ connections[]     as configured, in the order of the file
       sequence    of the outbound SA
       established, rekey_in, expires_in
 traps[]           connection/child whose first packet starts a negotiation
-workers[]         per thread: name, counters per direction, cpu (seconds used), drops{reason: packets}
+workers[]         per thread: name, counters per direction, cpu (seconds used), drops{reason: packets};
+                  handed_over, taken_over: packets of SAs that another worker owns, and by others to this one
 drops             {reason: packets} over all workers
 drop_help         {reason: what it means and what to look at}, for the reasons in `drops`
 ike               {counter: number} of the IKE core; datagrams by outcome

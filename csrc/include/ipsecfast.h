@@ -25,6 +25,7 @@ enum ipsf_error {
 	IPSF_ECRYPTO = -5,     /* the crypto library refused */
 	IPSF_ESYS = -6,        /* a system call failed: errno tells */
 	IPSF_ENOSPC = -7,      /* the caller's output is too small */
+	IPSF_ELATE = -8,       /* a worker after the first SA: keys and the owners of SAs follow from the number of workers */
 };
 const char *ipsf_error_text(int error);
 
@@ -286,11 +287,13 @@ struct ipsf_worker;
 
 #define IPSF_WORKER_OUTBOUND 1u
 #define IPSF_WORKER_INBOUND 2u
+#define IPSF_WORKER_BUSY 4u /* never sleeps: looks at its ports again and again */
 
 struct ipsf_counters {
 	uint64_t rx_packets[2], rx_bytes[2], tx_packets[2], tx_bytes[2]; /* [0]: outbound, [1]: inbound */
 	uint64_t consumed;                                               /* keepalives, IKE messages: taken, neither sent nor dropped */
 	uint64_t held;                                                   /* packets waiting now for their SA */
+	uint64_t handed_over, taken_over;                                /* packets of SAs that another worker owns; by others to it */
 	uint64_t cpu_ns;                                                 /* of its threads in ipsf_worker_run() */
 	uint64_t drops[IPSF_DROP_COUNT];
 };
@@ -310,7 +313,7 @@ int ipsf_dataplane_event_fd(const struct ipsf_dataplane *dp);
  * A worker between n_inner (1..8) inner and n_outer (0..16) outer ports; all workers come before the first SA. It receives from all of
  * them, as directions say. What was opened goes to the first inner port, from the last to the first, that reaches it: inner[0] is the
  * default. What was sealed goes to the first outer port of its carrier, in their order, that reaches it.
- * IPSF_EINVAL: a number out of its range, an SA is installed, or a port is another worker's in one of the directions.
+ * IPSF_EINVAL: a number out of its range, or a port is another worker's in one of the directions. IPSF_ELATE.
  */
 int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *const *inner, size_t n_inner,
 			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker);

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 SLOT_BITS = 20  # the data plane's SAD takes the slot from these bits of an inbound SPI
 SLOT_MASK = (1 << SLOT_BITS) - 1
-TAGS = (1 << (32 - SLOT_BITS)) - 1  # upper bits are 1 to TAGS: so every SPI is above 255 (RFC 4303 s2.1)
+LANES = 1 << 8  # the next bits say which of its workers owns the SA
+TAGS = (1 << 32) // LANES // (1 << SLOT_BITS) - 1  # upper bits are 1 to TAGS: every SPI is above 255 (RFC 4303 s2.1)
 
 
 class ChildState(Enum):
@@ -134,33 +135,41 @@ class ChildSa:
 
 
 class InboundSpis:
-    """Our inbound ESP SPIs: the lowest free slot below, a random tag above, so that the SAD is indexed, not hashed.
+    """Our inbound ESP SPIs: the lowest free slot below, so that the SAD is indexed, not hashed; a lane above, by which
+    the data plane divides SAs among its workers (csrc/steer.h); a random tag above that.
 
-    A slot's tag differs from its last one: ESP for the SA before meets an SPI that does not exist, not another key.
+    New SAs take the lanes in turn, a successor has its predecessor's: packets of a flow stay in order while its SA is
+    rekeyed. A slot's tag and lane differ from its last ones: ESP for the SA before meets an SPI that does not exist,
+    not another key.
     """
 
-    __slots__ = ("_free", "_next", "_random", "_tags", "_used")
+    __slots__ = ("_free", "_lane", "_next", "_random", "_tags", "_used")
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
         self._free: list[int] = []
         self._next = 0
+        self._lane = 0
         self._tags: dict[int, int] = {}
         self._used: set[int] = set()
 
-    def allocate(self) -> int | None:
-        """A new SPI, or None when all slots are taken."""
+    def allocate(self, predecessor: int | None = None) -> int | None:
+        """A new SPI, or None when all slots are taken. `predecessor` is the SPI of the SA that is rekeyed."""
         if not self._free and self._next > SLOT_MASK:
             return None
         if self._free:
             slot = heapq.heappop(self._free)
         else:
             slot, self._next = self._next, self._next + 1
+        if predecessor is None:
+            lane, self._lane = self._lane, (self._lane + 1) % LANES
+        else:
+            lane = (predecessor >> SLOT_BITS) % LANES
         tag = 1 + int.from_bytes(self._random(4), "big") % TAGS
-        if tag == self._tags.get(slot):
+        if tag * LANES + lane == self._tags.get(slot):
             tag = 1 + tag % TAGS
-        self._tags[slot] = tag
-        spi = tag << SLOT_BITS | slot
+        self._tags[slot] = tag * LANES + lane
+        spi = self._tags[slot] << SLOT_BITS | slot
         self._used.add(spi)
         return spi
 

@@ -170,10 +170,10 @@ static inline bool conserved(const struct ipsf_worker *worker)
 {
 	struct ipsf_counters c;
 	ipsf_worker_counters(worker, &c);
-	uint64_t out = c.tx_packets[0] + c.tx_packets[1] + c.consumed + c.held;
+	uint64_t out = c.tx_packets[0] + c.tx_packets[1] + c.consumed + c.held + c.handed_over;
 	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
 		out += c.drops[i];
-	return c.rx_packets[0] + c.rx_packets[1] == out && c.drops[IPSF_DROP_NONE] == 0;
+	return c.rx_packets[0] + c.rx_packets[1] + c.taken_over == out && c.drops[IPSF_DROP_NONE] == 0;
 }
 
 #endif

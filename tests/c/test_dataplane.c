@@ -60,7 +60,7 @@ static void workers(void)
 		many[i] = host;
 	CHECK(ipsf_dataplane_add_worker(a.dp, "many", &inner, 1, many, IPSF_OUTER_MAX + 1, 3, &worker) == IPSF_EINVAL);
 	CHECK(install(&a, IPSF_CMD_INSTALL_INBOUND, 0x1000) == IPSF_OK);
-	CHECK(ipsf_dataplane_add_worker(a.dp, "late", &inner, 1, &host, 1, 3, &worker) == IPSF_EINVAL);
+	CHECK(ipsf_dataplane_add_worker(a.dp, "late", &inner, 1, &host, 1, 3, &worker) == IPSF_ELATE);
 	ipsf_port_free(inner);
 	ipsf_port_free(host);
 	gateway_free(&a);

@@ -328,8 +328,8 @@ static void test_names(void)
 	CHECK(strlen(ipsf_drop_help(IPSF_DROP_COUNT)) > 10);
 	for (unsigned i = 0; i <= IPSF_EVENT_COUNT; i++)
 		CHECK(!strcmp(ipsf_event_text(i), "unknown") == (i == IPSF_EVENT_COUNT));
-	for (int error = 0; error >= -8; error--)
-		CHECK(!strcmp(ipsf_error_text(error), "unknown error") == (error == -8));
+	for (int error = 0; error >= -9; error--)
+		CHECK(!strcmp(ipsf_error_text(error), "unknown error") == (error == -9));
 }
 
 /* The overhead that is promised is the largest there is, and some length reaches it. */

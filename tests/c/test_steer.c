@@ -115,8 +115,8 @@ static void udp(uint8_t version)
 		return;
 	CHECK(ipsf_port_udp_new(version, 0, 0, &peer) == IPSF_OK);
 	const struct ipsf_path path = loopback(version, port_number(peer), port_number(group[0]));
-	for (uint32_t spi = 0x1000; spi < 0x1000 + SPIS; spi++)
-		send_spi(peer, &path, spi);
+	for (uint32_t i = 0; i < SPIS; i++)
+		send_spi(peer, &path, i << IPSF_OWNER_SHIFT | (0x1000 + i));
 	expect(group, SPIS);
 	for (unsigned i = 0; i < 10; i++) { /* the non-ESP marker, and what is too short for an SPI */
 		send_spi(peer, &path, 0);
@@ -144,8 +144,8 @@ static void raw(uint8_t version)
 	const struct ipsf_path path = loopback(version, 0, 0);
 	if (lacks_family(ipsf_port_raw_group(version, 0, GROUP, group), version))
 		return;
-	for (uint32_t spi = 0x1000; spi < 0x1000 + SPIS; spi++)
-		send_spi(group[0], &path, spi);
+	for (uint32_t i = 0; i < SPIS; i++)
+		send_spi(group[0], &path, i << IPSF_OWNER_SHIFT | (0x1000 + i));
 	expect(group, SPIS);
 	CHECK(nothing_more(group));
 	CHECK(ipsf_port_raw_group(5, 0, GROUP, group) == IPSF_EINVAL && ipsf_port_raw_group(4, 0, 0, group) == IPSF_EINVAL);

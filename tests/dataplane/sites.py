@@ -57,8 +57,8 @@ class Site:
     def check_conservation(self) -> None:
         """All that came in went out, was dropped for a reason, was consumed, or is held."""
         stats = self.plane.worker_stats()[0]
-        came = stats["outbound"]["rx_packets"] + stats["inbound"]["rx_packets"]
-        went = stats["outbound"]["tx_packets"] + stats["inbound"]["tx_packets"]
+        came = stats["outbound"]["rx_packets"] + stats["inbound"]["rx_packets"] + stats["taken_over"]
+        went = stats["outbound"]["tx_packets"] + stats["inbound"]["tx_packets"] + stats["handed_over"]
         assert came == went + sum(stats["drops"].values()) + stats["consumed"] + stats["held"], stats
 
 

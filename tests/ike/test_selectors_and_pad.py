@@ -9,7 +9,7 @@ import pytest
 from simulation import child, connection, selector
 
 from ipsecfast.ike import pad
-from ipsecfast.ike.child import SLOT_MASK, InboundSpis, Reqids
+from ipsecfast.ike.child import LANES, SLOT_MASK, InboundSpis, Reqids
 from ipsecfast.ike.selectors import (
     MAX_SELECTORS,
     SelectorPair,
@@ -104,6 +104,24 @@ def test_inbound_spis_carry_the_lowest_free_slot() -> None:
     again = [spis.allocate() for _ in range(3)]
     assert [spi & SLOT_MASK for spi in again] == [1, 3, 5]
     assert not set(again) & set(first), "another tag in the same slot"
+
+
+def test_inbound_spis_go_round_the_lanes_and_a_successor_keeps_its_own() -> None:
+    spis = InboundSpis(random.Random(1).randbytes)
+    first = [spis.allocate() or 0 for _ in range(LANES + 2)]
+    assert [lane_of(spi) for spi in first] == [*range(LANES), 0, 1]
+    generation = first[5]
+    for _ in range(100):
+        successor = spis.allocate(generation) or 0
+        assert lane_of(successor) == 5
+        assert successor != generation
+        spis.release(generation)
+        generation = successor
+    assert lane_of(spis.allocate() or 0) == 2
+
+
+def lane_of(spi: int) -> int:
+    return (spi >> 20) % LANES
 
 
 def test_reqids_are_kept() -> None:

@@ -79,7 +79,7 @@ class ChildOffer:
     ) -> ChildOffer | None:
         """For a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free.
         `single`: only the selectors of `packet`, after SINGLE_PAIR_REQUIRED (s2.9)."""
-        spi = sa.context.children.spis.allocate()
+        spi = sa.context.children.spis.allocate(old.spi_in if old else None)
         if spi is None:
             return None
         selectors = old.selectors if old else resolve_pair(config, sa.path.local, sa.path.remote)
@@ -161,7 +161,7 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     proposal = select(request.proposals, config.esp_proposals, ignore_ke=not ke)
     reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
     spi_out = outbound_spi(sa, proposal, reqid)
-    spi_in = sa.context.children.spis.allocate()
+    spi_in = sa.context.children.spis.allocate(old.spi_in if old else None)
     if spi_in is None:
         raise NoAdditionalSas("all inbound SPIs are in use")
     return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid)
