@@ -19,16 +19,44 @@ int ipsf_children_new(size_t count, struct ipsf_children **out)
 
 bool ipsf_children_have_room(const struct ipsf_children *children)
 {
-	return 2 * (children->count + 1) <= children->mask + 1;
+	return 2 * (children->used + 1) <= children->mask + 1;
 }
+
+/* The mark of children that left: no policy names reqid 0, so nobody finds it. */
+static struct ipsf_child left;
 
 void ipsf_children_insert(struct ipsf_children *children, struct ipsf_child *child)
 {
 	uint32_t at = ipsf_child_slot(child->reqid) & children->mask;
-	while (atomic_load(&children->slot[at]))
+	struct ipsf_child *was;
+	while ((was = atomic_load(&children->slot[at])) != NULL && was != &left)
 		at = (at + 1) & children->mask;
 	atomic_store(&children->slot[at], child);
+	children->used += was == NULL;
 	children->count++;
+}
+
+void ipsf_children_remove(struct ipsf_children *children, const struct ipsf_child *child)
+{
+	uint32_t at = ipsf_child_slot(child->reqid) & children->mask;
+	while (atomic_load(&children->slot[at]) != child)
+		at = (at + 1) & children->mask;
+	atomic_store(&children->slot[at], &left);
+	children->count--;
+	if (atomic_load(&children->slot[(at + 1) & children->mask]))
+		return;
+	for (; atomic_load(&children->slot[at]) == &left; at = (at - 1) & children->mask, children->used--)
+		atomic_store(&children->slot[at], NULL); /* nothing stands behind them */
+}
+
+struct ipsf_child *ipsf_children_next(const struct ipsf_children *children, uint32_t *cursor)
+{
+	while (*cursor <= children->mask) {
+		struct ipsf_child *child = atomic_load(&children->slot[(*cursor)++]);
+		if (child && child != &left)
+			return child;
+	}
+	return NULL;
 }
 
 int ipsf_child_new(uint32_t reqid, struct ipsf_child **out)

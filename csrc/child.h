@@ -1,8 +1,8 @@
 /*
  * Child SAs as the data plane knows them: a reqid, its outbound SAs, which of them is active.
  *
- * The control thread makes, fills and retires; workers read. The table is replaced as a whole when it gets too small
- * or children leave it; a child that joins is put into the table in use.
+ * The control thread makes, fills and retires; workers read. Children come and go in the table in use, each by one store;
+ * one that leaves is freed after an epoch. The table is replaced when it gets too small.
  */
 #ifndef IPSF_CHILD_H
 #define IPSF_CHILD_H
@@ -20,7 +20,9 @@ struct ipsf_child {
 };
 
 struct ipsf_children {
-	uint32_t mask, count;
+	uint32_t mask;
+	uint32_t count; /* children */
+	uint32_t used;  /* slots that are not empty: a child that left leaves a mark, so that searches go on behind it */
 	_Atomic(struct ipsf_child *) slot[];
 };
 
@@ -29,6 +31,10 @@ IPSF_MUST_CHECK int ipsf_children_new(size_t count, struct ipsf_children **child
 bool ipsf_children_have_room(const struct ipsf_children *children);
 /* Only where there is room. */
 void ipsf_children_insert(struct ipsf_children *children, struct ipsf_child *child);
+/* A child that is in it; workers may use it until an epoch has passed. */
+void ipsf_children_remove(struct ipsf_children *children, const struct ipsf_child *child);
+/* The first child whose slot is at or behind *cursor, which moves on; NULL at the end. Control thread. */
+struct ipsf_child *ipsf_children_next(const struct ipsf_children *children, uint32_t *cursor);
 IPSF_MUST_CHECK int ipsf_child_new(uint32_t reqid, struct ipsf_child **child);
 
 static inline uint32_t ipsf_child_slot(uint32_t reqid)

@@ -2,7 +2,8 @@
  * The SPD for outbound packets (RFC 4301 s4.4.1): an immutable compiled snapshot. What it said of the last flows a worker
  * remembers (flow.h).
  *
- * A snapshot is made by the control thread, read by every worker between two of its epoch ticks, and never changes.
+ * A snapshot is made by the control thread, read by every worker between two of its epoch ticks, and never changes. The
+ * next one is made from it by naming what goes and what comes; what they have in common they share.
  */
 #ifndef IPSF_SPD_H
 #define IPSF_SPD_H
@@ -50,5 +51,15 @@ struct ipsf_decision {
 struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ipsf_flow *flow);
 /* No two snapshots of a process have the same. Never 0. */
 uint64_t ipsf_spd_generation(const struct ipsf_spd *spd);
+
+/*
+ * The next snapshot: the same policies, but gone of them from index on give way to n others; as a whole or not at all. spd
+ * must be the newest of its kind and may be read until it is freed; the oldest is freed first (ipsf_spd_free). Control
+ * thread. IPSF_EINVAL (out of range, or as of ipsf_spd_compile), IPSF_ENOMEM.
+ */
+IPSF_MUST_CHECK int ipsf_spd_splice(struct ipsf_spd *spd, size_t index, size_t gone, const struct ipsf_policy *policies,
+				    size_t n, struct ipsf_spd **next);
+/* The reqid of a policy of the newest snapshot, 0 unless it says PROTECT. Control thread. */
+uint32_t ipsf_spd_reqid(const struct ipsf_spd *spd, size_t index);
 
 #endif

@@ -199,6 +199,8 @@ struct ipsf_spd;
 int ipsf_spd_compile(const struct ipsf_policy *policies, size_t n, struct ipsf_spd **spd); /* copies the policies */
 void ipsf_spd_free(struct ipsf_spd *spd);
 size_t ipsf_spd_count(const struct ipsf_spd *spd);
+/* Bytes that the SPD occupies, with what older snapshots of it keep until they are freed. */
+size_t ipsf_spd_memory(const struct ipsf_spd *spd);
 /*
  * addresses: n * 16 bytes (IPv4 in the first 4), version 4 or 6 for all; out[i]: index of the first matching policy, or
  * -1.
