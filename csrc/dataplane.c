@@ -103,9 +103,9 @@ int ipsf_dataplane_new(const char *engine, struct ipsf_dataplane **out)
 
 static void free_children(struct ipsf_children *children)
 {
-	for (uint32_t i = 0; children && i <= children->mask; i++) {
-		struct ipsf_child *child = atomic_load(&children->slot[i]);
-		for (struct ipsf_sa_out *sa = child ? child->sas : NULL, *next; sa; sa = next) {
+	struct ipsf_child *child;
+	for (uint32_t cursor = 0; children && (child = ipsf_children_next(children, &cursor)) != NULL;) {
+		for (struct ipsf_sa_out *sa = child->sas, *next; sa; sa = next) {
 			next = sa->next;
 			ipsf_sa_out_free(sa);
 		}
@@ -196,34 +196,31 @@ int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struc
 
 /* ---- children ---- */
 
-/* Publishes the table and retires the present one; room for that is reserved. */
-static void replace_children(struct ipsf_dataplane *dp, struct ipsf_children *table)
+/* The child of reqid, or NULL. */
+static struct ipsf_child *child_of(const struct ipsf_dataplane *dp, uint32_t reqid)
 {
-	struct ipsf_children *old = children_of(dp);
-	atomic_store(&dp->published.children, table);
-	ipsf_epoch_retire(&dp->epoch, free, old);
+	return reqid ? ipsf_child_find(children_of(dp), reqid) : NULL;
 }
 
 static int grow_children(struct ipsf_dataplane *dp)
 {
 	struct ipsf_children *old = children_of(dp), *table;
+	struct ipsf_child *child;
 	if (ipsf_children_have_room(old))
 		return IPSF_OK;
 	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK || ipsf_children_new(2 * ((size_t)old->count + 1), &table) != IPSF_OK)
 		return IPSF_ENOMEM;
-	for (uint32_t i = 0; i <= old->mask; i++) {
-		struct ipsf_child *child = atomic_load(&old->slot[i]);
-		if (child)
-			ipsf_children_insert(table, child);
-	}
-	replace_children(dp, table);
+	for (uint32_t cursor = 0; (child = ipsf_children_next(old, &cursor)) != NULL;)
+		ipsf_children_insert(table, child);
+	atomic_store(&dp->published.children, table);
+	ipsf_epoch_retire(&dp->epoch, free, old);
 	return IPSF_OK;
 }
 
 /* The child of reqid, made if it is new. */
 static int need_child(struct ipsf_dataplane *dp, uint32_t reqid, struct ipsf_child **child)
 {
-	*child = ipsf_child_find(children_of(dp), reqid);
+	*child = child_of(dp, reqid);
 	if (*child)
 		return IPSF_OK;
 	if (grow_children(dp) != IPSF_OK || ipsf_child_new(reqid, child) != IPSF_OK)
@@ -232,9 +229,18 @@ static int need_child(struct ipsf_dataplane *dp, uint32_t reqid, struct ipsf_chi
 	return IPSF_OK;
 }
 
+/* A child that no policy and no SA needs leaves; room to retire it is reserved. */
+static void let_go(struct ipsf_dataplane *dp, struct ipsf_child *child)
+{
+	if (child->policies || child->sas)
+		return;
+	ipsf_children_remove(children_of(dp), child);
+	ipsf_epoch_retire(&dp->epoch, free, child);
+}
+
 static struct ipsf_sa_out **find_out(const struct ipsf_dataplane *dp, uint32_t reqid, uint32_t spi)
 {
-	struct ipsf_child *child = ipsf_child_find(children_of(dp), reqid);
+	struct ipsf_child *child = child_of(dp, reqid);
 	struct ipsf_sa_out **link = child ? &child->sas : NULL;
 	while (link && *link && (*link)->spi != spi)
 		link = &(*link)->next;
@@ -288,7 +294,7 @@ static int activate_outbound(struct ipsf_dataplane *dp, const struct ipsf_comman
 	struct ipsf_sa_out **link = find_out(dp, command->reqid, command->spi);
 	if (!link)
 		return IPSF_ENOENT;
-	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	struct ipsf_child *child = child_of(dp, command->reqid);
 	atomic_store(&child->active, *link);
 	atomic_store(&child->asked, 0);
 	wake_outbound(dp);
@@ -310,15 +316,16 @@ static int remove_outbound(struct ipsf_dataplane *dp, const struct ipsf_command 
 	struct ipsf_sa_out **link = find_out(dp, command->reqid, command->spi);
 	if (!link)
 		return IPSF_ENOENT;
-	if (ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK)
+	if (ipsf_epoch_reserve(&dp->epoch, 2) != IPSF_OK)
 		return IPSF_ENOMEM;
-	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	struct ipsf_child *child = child_of(dp, command->reqid);
 	struct ipsf_sa_out *sa = *link;
 	if (atomic_load(&child->active) == sa)
 		atomic_store(&child->active, NULL);
 	*link = sa->next;
 	dp->n_out--;
 	ipsf_epoch_retire(&dp->epoch, free_sa_out, sa);
+	let_go(dp, child);
 	return IPSF_OK;
 }
 
@@ -354,7 +361,7 @@ static int move_peer(struct ipsf_dataplane *dp, const struct ipsf_command *comma
 /* A reqid that nothing is known of holds nothing: that is what was wanted. */
 static int release_held(struct ipsf_dataplane *dp, const struct ipsf_command *command)
 {
-	struct ipsf_child *child = ipsf_child_find(children_of(dp), command->reqid);
+	struct ipsf_child *child = child_of(dp, command->reqid);
 	if (!child)
 		return IPSF_OK;
 	atomic_fetch_add(&child->releases, 1);
@@ -363,58 +370,40 @@ static int release_held(struct ipsf_dataplane *dp, const struct ipsf_command *co
 	return IPSF_OK;
 }
 
-/* ---- PUBLISH_SPD ---- */
+/* ---- PUBLISH_SPD, REPLACE_POLICIES ---- */
 
-/* Counts for every child the policies that name it; makes those children that are new. */
-static int count_policies(struct ipsf_dataplane *dp, const struct ipsf_policy *policies, size_t n)
+/* The children that policies name: made before, so that counting them can't fail. */
+static int need_children(struct ipsf_dataplane *dp, const struct ipsf_policy *policies, size_t n)
 {
-	struct ipsf_children *children = children_of(dp);
 	struct ipsf_child *child;
-	for (uint32_t i = 0; i <= children->mask; i++) {
-		child = atomic_load(&children->slot[i]);
-		if (child)
-			child->policies = 0;
-	}
 	for (size_t i = 0; i < n; i++) {
-		if (policies[i].action != IPSF_PROTECT)
-			continue;
-		if (need_child(dp, policies[i].reqid, &child) != IPSF_OK)
+		if (policies[i].action == IPSF_PROTECT && need_child(dp, policies[i].reqid, &child) != IPSF_OK)
 			return IPSF_ENOMEM;
-		child->policies++;
 	}
 	return IPSF_OK;
 }
 
-static bool in_use(const struct ipsf_child *child)
+static void count_policies(const struct ipsf_dataplane *dp, const struct ipsf_policy *policies, size_t n)
 {
-	return child->policies || child->sas;
+	for (size_t i = 0; i < n; i++) {
+		if (policies[i].action == IPSF_PROTECT)
+			child_of(dp, policies[i].reqid)->policies++;
+	}
 }
 
-/* Children that no policy and no SA needs leave the table. It is no harm if there is no memory to do it: the next one
- * will. */
-static void sweep_children(struct ipsf_dataplane *dp)
+static bool policies_given(const struct ipsf_command *command)
 {
-	struct ipsf_children *old = children_of(dp), *table;
-	size_t kept = 0;
-	for (uint32_t i = 0; i <= old->mask; i++) {
-		const struct ipsf_child *child = atomic_load(&old->slot[i]);
-		kept += child && in_use(child);
+	for (size_t i = 0; i < command->n_policies; i++) {
+		if (!command->policies || !ipsf_policy_valid(&command->policies[i]))
+			return false;
 	}
-	if (kept == old->count || ipsf_epoch_reserve(&dp->epoch, old->count - kept + 1) != IPSF_OK ||
-	    ipsf_children_new(kept, &table) != IPSF_OK)
-		return;
-	for (uint32_t i = 0; i <= old->mask; i++) {
-		struct ipsf_child *child = atomic_load(&old->slot[i]);
-		if (child && in_use(child))
-			ipsf_children_insert(table, child);
-	}
-	atomic_store(&dp->published.children, table);
-	for (uint32_t i = 0; i <= old->mask; i++) {
-		struct ipsf_child *child = atomic_load(&old->slot[i]);
-		if (child && !in_use(child))
-			ipsf_epoch_retire(&dp->epoch, free, child);
-	}
-	ipsf_epoch_retire(&dp->epoch, free, old);
+	return true;
+}
+
+static void publish(struct ipsf_dataplane *dp, struct ipsf_spd *spd)
+{
+	ipsf_epoch_retire(&dp->epoch, free_spd, atomic_exchange(&dp->published.spd, spd));
+	wake_outbound(dp);
 }
 
 /*
@@ -423,20 +412,63 @@ static void sweep_children(struct ipsf_dataplane *dp)
 static int publish_spd(struct ipsf_dataplane *dp, const struct ipsf_command *command)
 {
 	struct ipsf_spd *spd;
-	if (command->n_policies && !command->policies)
+	struct ipsf_child *child;
+	uint32_t cursor = 0;
+	if (!policies_given(command))
 		return IPSF_EINVAL;
 	const int status = ipsf_spd_compile(command->policies, command->n_policies, &spd);
 	if (status != IPSF_OK)
 		return status;
-	if (count_policies(dp, command->policies, command->n_policies) != IPSF_OK ||
-	    ipsf_epoch_reserve(&dp->epoch, 1) != IPSF_OK) {
+	if (need_children(dp, command->policies, command->n_policies) != IPSF_OK ||
+	    ipsf_epoch_reserve(&dp->epoch, 1 + children_of(dp)->count) != IPSF_OK) {
 		ipsf_spd_free(spd);
 		return IPSF_ENOMEM;
 	}
-	ipsf_epoch_retire(&dp->epoch, free_spd, atomic_exchange(&dp->published.spd, spd));
-	sweep_children(dp);
-	wake_outbound(dp);
+	while ((child = ipsf_children_next(children_of(dp), &cursor)) != NULL)
+		child->policies = 0;
+	count_policies(dp, command->policies, command->n_policies);
+	publish(dp, spd);
+	cursor = 0;
+	while ((child = ipsf_children_next(children_of(dp), &cursor)) != NULL)
+		let_go(dp, child);
 	return IPSF_OK;
+}
+
+/* Those whose policies go; NULL: no memory. */
+static struct ipsf_child **children_at(const struct ipsf_dataplane *dp, const struct ipsf_spd *spd, size_t index, size_t n)
+{
+	struct ipsf_child **children = malloc((n ? n : 1) * sizeof(struct ipsf_child *));
+	for (size_t i = 0; children && i < n; i++)
+		children[i] = child_of(dp, ipsf_spd_reqid(spd, index + i));
+	return children;
+}
+
+/* A child may have lost several policies: it is let go with the last one. */
+static void uncount_policies(struct ipsf_dataplane *dp, struct ipsf_child *const *children, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (children[i] && --children[i]->policies == 0)
+			let_go(dp, children[i]);
+	}
+}
+
+static int replace_policies(struct ipsf_dataplane *dp, const struct ipsf_command *command)
+{
+	struct ipsf_spd *spd = atomic_load(&dp->published.spd), *next;
+	const size_t count = ipsf_spd_count(spd), index = command->index, gone = command->n_removed, n = command->n_policies;
+	if (index > count || gone > count - index || !policies_given(command))
+		return IPSF_EINVAL;
+	if (need_children(dp, command->policies, n) != IPSF_OK || ipsf_epoch_reserve(&dp->epoch, 1 + gone) != IPSF_OK)
+		return IPSF_ENOMEM;
+	struct ipsf_child **children = children_at(dp, spd, index, gone);
+	const int status = children ? ipsf_spd_splice(spd, index, gone, command->policies, n, &next) : IPSF_ENOMEM;
+	if (status == IPSF_OK) {
+		count_policies(dp, command->policies, n);
+		publish(dp, next);
+		uncount_policies(dp, children, gone);
+	}
+	free(children);
+	return status;
 }
 
 /* ---- PUBLISH_HOPS ---- */
@@ -473,6 +505,7 @@ int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *c
 		[IPSF_CMD_MOVE_PEER] = move_peer,
 		[IPSF_CMD_RELEASE_HELD] = release_held,
 		[IPSF_CMD_PUBLISH_SPD] = publish_spd,
+		[IPSF_CMD_REPLACE_POLICIES] = replace_policies,
 		[IPSF_CMD_PUBLISH_HOPS] = publish_hops,
 	};
 	if ((size_t)command->kind >= sizeof apply / sizeof apply[0])
@@ -480,6 +513,16 @@ int ipsf_dataplane_apply(struct ipsf_dataplane *dp, const struct ipsf_command *c
 	const int status = apply[command->kind](dp, command);
 	ipsf_epoch_collect(&dp->epoch);
 	return status;
+}
+
+size_t ipsf_dataplane_policy_count(const struct ipsf_dataplane *dp)
+{
+	return ipsf_spd_count(atomic_load(&dp->published.spd));
+}
+
+size_t ipsf_dataplane_policy_memory(const struct ipsf_dataplane *dp)
+{
+	return ipsf_spd_memory(atomic_load(&dp->published.spd));
 }
 
 /* ---- events and status ---- */
@@ -531,23 +574,58 @@ static void status_in(const struct ipsf_sa_in *sa, struct ipsf_sa_status *status
 	read_drops(sa->drops, status->drops);
 }
 
+/* One SA after the other: the outbound ones by their children, then the inbound ones by their SPIs. */
+struct sa_walk {
+	uint32_t child_cursor, sad_cursor;
+	const struct ipsf_child *child;
+	const struct ipsf_sa_out *out;
+	const struct ipsf_sa_in *in;
+};
+
+/* False at the end; else walk->out or walk->in is the next SA. */
+static bool next_sa(const struct ipsf_dataplane *dp, struct sa_walk *walk)
+{
+	walk->out = walk->out ? walk->out->next : NULL;
+	while (!walk->out && !walk->in && (walk->child = ipsf_children_next(children_of(dp), &walk->child_cursor)) != NULL)
+		walk->out = walk->child->sas;
+	if (walk->out)
+		return true;
+	walk->in = ipsf_sad_next(&dp->published.sad, &walk->sad_cursor, walk->in);
+	return walk->in != NULL;
+}
+
 size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n)
 {
-	const struct ipsf_children *children = children_of(dp);
-	const struct ipsf_sa_in *in = NULL;
-	uint32_t cursor = 0;
-	size_t count = 0;
-	for (uint32_t i = 0; i <= children->mask; i++) {
-		const struct ipsf_child *child = atomic_load(&children->slot[i]);
-		for (const struct ipsf_sa_out *sa = child ? child->sas : NULL; sa; sa = sa->next, count++) {
-			if (count < n)
-				status_out(sa, atomic_load(&child->active) == sa, &status[count]);
-		}
+	struct sa_walk walk = {.child = NULL};
+	for (size_t i = 0; i < n && next_sa(dp, &walk); i++) {
+		if (walk.out)
+			status_out(walk.out, atomic_load(&walk.child->active) == walk.out, &status[i]);
+		else
+			status_in(walk.in, &status[i]);
 	}
-	while ((in = ipsf_sad_next(&dp->published.sad, &cursor, in)) != NULL) {
-		if (count < n)
-			status_in(in, &status[count]);
-		count++;
+	return dp->n_out + dp->published.sad.count;
+}
+
+static uint64_t sum_drops(const uint64_t drops[IPSF_DROP_COUNT])
+{
+	uint64_t sum = 0;
+	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
+		sum += drops[i];
+	return sum;
+}
+
+size_t ipsf_dataplane_sa_counts(const struct ipsf_dataplane *dp, struct ipsf_sa_count *counts, size_t n)
+{
+	struct sa_walk walk = {.child = NULL};
+	struct ipsf_sa_status status;
+	for (size_t i = 0; i < n && next_sa(dp, &walk); i++) {
+		if (walk.out)
+			status_out(walk.out, atomic_load(&walk.child->active) == walk.out, &status);
+		else
+			status_in(walk.in, &status);
+		counts[i] = (struct ipsf_sa_count){.spi = status.spi, .reqid = status.reqid, .inbound = status.inbound,
+						   .active = status.active, .packets = status.packets, .bytes = status.bytes,
+						   .sequence = status.sequence, .drops = sum_drops(status.drops)};
 	}
-	return count;
+	return dp->n_out + dp->published.sad.count;
 }

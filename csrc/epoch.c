@@ -54,14 +54,13 @@ size_t ipsf_epoch_collect(struct ipsf_epoch *epoch)
 	if (epoch->n_retired == 0)
 		return 0;
 	const uint64_t passed = oldest_seen(epoch);
-	size_t kept = 0;
-	for (size_t i = 0; i < epoch->n_retired; i++) {
-		const struct ipsf_retired item = epoch->retired[i];
-		if (item.since <= passed)
-			item.free(item.what);
-		else
-			epoch->retired[kept++] = item;
-	}
-	epoch->n_retired = kept;
-	return kept;
+	size_t n = 0; /* they stand in the order in which they were retired */
+	while (n < epoch->n_retired && epoch->retired[n].since <= passed)
+		n++;
+	for (size_t i = 0; i < n; i++)
+		epoch->retired[i].free(epoch->retired[i].what);
+	epoch->n_retired -= n;
+	if (n)
+		memmove(epoch->retired, epoch->retired + n, epoch->n_retired * sizeof epoch->retired[0]);
+	return epoch->n_retired;
 }

@@ -56,7 +56,7 @@ static inline void ipsf_epoch_offline(struct ipsf_epoch *epoch, unsigned worker)
  * IPSF_ENOMEM. */
 IPSF_MUST_CHECK int ipsf_epoch_reserve(struct ipsf_epoch *epoch, size_t n);
 void ipsf_epoch_retire(struct ipsf_epoch *epoch, void (*free)(void *what), void *what);
-/* Frees what all workers have passed; how many things still wait. */
+/* Frees what all workers have passed, what was retired first first; how many things still wait. */
 size_t ipsf_epoch_collect(struct ipsf_epoch *epoch);
 
 #endif

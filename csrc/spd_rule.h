@@ -30,7 +30,6 @@ struct ipsf_tuple {
 	uint8_t bits[IPSF_RULE_WORDS];
 };
 
-bool ipsf_policy_valid(const struct ipsf_policy *policy);
 void ipsf_rule_from(const struct ipsf_policy *policy, struct ipsf_rule *rule);
 /* The rule of all specific rules that have rule's addresses and protocol. */
 void ipsf_rule_hide_ports(const struct ipsf_rule *rule, struct ipsf_rule *hidden);

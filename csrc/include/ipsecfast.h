@@ -333,7 +333,8 @@ enum ipsf_command_kind {
 	IPSF_CMD_REMOVE_OUTBOUND,
 	IPSF_CMD_MOVE_PEER,
 	IPSF_CMD_RELEASE_HELD,
-	IPSF_CMD_PUBLISH_SPD,
+	IPSF_CMD_PUBLISH_SPD,      /* all policies anew */
+	IPSF_CMD_REPLACE_POLICIES, /* n_removed of them from index on give way to the given ones, all at once */
 	IPSF_CMD_PUBLISH_HOPS,     /* the whole table of a port's next hops */
 };
 
@@ -349,6 +350,7 @@ struct ipsf_command {
 	const struct ipsf_path *path;
 	const struct ipsf_policy *policies;
 	size_t n_policies;
+	size_t index, n_removed; /* REPLACE_POLICIES */
 	struct ipsf_port *port; /* PUBLISH_HOPS: a port that needs next hops, and what it shall know */
 	const struct ipsf_hop *hops;
 	size_t n_hops;
@@ -367,6 +369,16 @@ struct ipsf_event {
 };
 /* 1 and an event, or 0 when there is none, or IPSF_ENOSPC (the event stays). Events lost on a full ring are counted. */
 int ipsf_dataplane_next_event(struct ipsf_dataplane *dp, struct ipsf_event *event, uint8_t *data, size_t size);
+/* One line of a long table; the same SAs in the same order as of ipsf_dataplane_sa_status. */
+struct ipsf_sa_count {
+	uint32_t spi, reqid;
+	uint8_t inbound, active;
+	uint64_t packets, bytes, sequence, drops; /* drops: for whatever reason */
+};
+
+size_t ipsf_dataplane_sa_counts(const struct ipsf_dataplane *dp, struct ipsf_sa_count *counts, size_t n);
+size_t ipsf_dataplane_policy_count(const struct ipsf_dataplane *dp);
+size_t ipsf_dataplane_policy_memory(const struct ipsf_dataplane *dp); /* bytes, see ipsf_spd_memory */
 /* Status of up to n SAs, both directions; the number there are. */
 size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n);
 

@@ -290,7 +290,7 @@ static void churn(void)
 		kept.spd = next;
 	}
 	answers_as_its_list(&kept, 2000);
-	CHECK(ipsf_spd_memory(kept.spd) < before + before / 4);
+	CHECK(ipsf_spd_memory(kept.spd) < before + before / 2);
 	random_policy(&policy);
 	policy.action = 3;
 	CHECK(ipsf_spd_splice(kept.spd, 0, 0, &policy, 1, &next) == IPSF_EINVAL);
