@@ -393,11 +393,8 @@ static void count_policies(const struct ipsf_dataplane *dp, const struct ipsf_po
 
 static bool policies_given(const struct ipsf_command *command)
 {
-	for (size_t i = 0; i < command->n_policies; i++) {
-		if (!command->policies || !ipsf_policy_valid(&command->policies[i]))
-			return false;
-	}
-	return true;
+	const size_t n = command->n_policies;
+	return n == 0 || (command->policies && ipsf_policies_valid(command->policies, n) == n);
 }
 
 static void publish(struct ipsf_dataplane *dp, struct ipsf_spd *spd)

@@ -270,12 +270,9 @@ static int splice(struct ipsf_spd *spd, size_t index, size_t gone, const struct 
 int ipsf_spd_splice(struct ipsf_spd *spd, size_t index, size_t gone, const struct ipsf_policy *policies, size_t n,
 		    struct ipsf_spd **next)
 {
-	if (index > spd->n || gone > spd->n - index || n >= INT32_MAX - (spd->n - gone) || (n && !policies))
+	if (index > spd->n || gone > spd->n - index || n >= INT32_MAX - (spd->n - gone) || (n && !policies) ||
+	    ipsf_policies_valid(policies, n) != n)
 		return IPSF_EINVAL;
-	for (size_t i = 0; i < n; i++) {
-		if (!ipsf_policy_valid(&policies[i]))
-			return IPSF_EINVAL;
-	}
 	return splice(spd, index, gone, policies, n, next);
 }
 

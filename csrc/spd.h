@@ -52,9 +52,6 @@ struct ipsf_decision ipsf_spd_lookup(const struct ipsf_spd *spd, const struct ip
 /* No two snapshots of a process have the same. Never 0. */
 uint64_t ipsf_spd_generation(const struct ipsf_spd *spd);
 
-/* Whether a policy says something that can be: ranges in order, one family, one protocol, a reqid where it says PROTECT. */
-bool ipsf_policy_valid(const struct ipsf_policy *policy);
-
 /*
  * The next snapshot: the same policies, but gone of them from index on give way to n others; as a whole or not at all. spd
  * must be the newest of its kind and may be read until it is freed; the oldest is freed first (ipsf_spd_free). Control

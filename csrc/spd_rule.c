@@ -35,7 +35,7 @@ static bool selector_valid(const struct ipsf_selector *s)
 	return s->port_first <= s->port_last || ports_opaque(s);
 }
 
-bool ipsf_policy_valid(const struct ipsf_policy *policy)
+static bool policy_valid(const struct ipsf_policy *policy)
 {
 	const struct ipsf_selector *s = &policy->source, *d = &policy->destination;
 	if (!selector_valid(s) || !selector_valid(d) || s->first.version != d->first.version)
@@ -43,6 +43,14 @@ bool ipsf_policy_valid(const struct ipsf_policy *policy)
 	if (s->protocol && d->protocol && s->protocol != d->protocol)
 		return false;
 	return policy->action <= IPSF_PROTECT && (policy->action != IPSF_PROTECT || policy->reqid != 0);
+}
+
+size_t ipsf_policies_valid(const struct ipsf_policy *policies, size_t n)
+{
+	size_t i = 0;
+	while (i < n && policy_valid(&policies[i]))
+		i++;
+	return i;
 }
 
 void ipsf_rule_from(const struct ipsf_policy *policy, struct ipsf_rule *rule)

@@ -166,9 +166,11 @@ cdef extern from "ipsecfast.h" nogil:
     uint64_t ipsf_replay_top(const ipsf_replay *replay)
 
     struct ipsf_spd
+    size_t ipsf_policies_valid(const ipsf_policy *policies, size_t n)
     int ipsf_spd_compile(const ipsf_policy *policies, size_t n, ipsf_spd **spd)
     void ipsf_spd_free(ipsf_spd *spd)
     size_t ipsf_spd_count(const ipsf_spd *spd)
+    size_t ipsf_spd_memory(const ipsf_spd *spd)
     void ipsf_spd_lookup_array(const ipsf_spd *spd, uint8_t version, const uint8_t *sources, const uint8_t *destinations,
                                const uint8_t *protocols, const uint16_t *source_ports,
                                const uint16_t *destination_ports, size_t n, int32_t *out)
@@ -264,6 +266,7 @@ cdef extern from "ipsecfast.h" nogil:
         IPSF_CMD_MOVE_PEER
         IPSF_CMD_RELEASE_HELD
         IPSF_CMD_PUBLISH_SPD
+        IPSF_CMD_REPLACE_POLICIES
         IPSF_CMD_PUBLISH_HOPS
 
     struct ipsf_command:
@@ -275,6 +278,8 @@ cdef extern from "ipsecfast.h" nogil:
         const ipsf_path *path
         const ipsf_policy *policies
         size_t n_policies
+        size_t index
+        size_t n_removed
         ipsf_port *port
         const ipsf_hop *hops
         size_t n_hops
@@ -293,4 +298,17 @@ cdef extern from "ipsecfast.h" nogil:
         ipsf_selector destination
         uint32_t length
     int ipsf_dataplane_next_event(ipsf_dataplane *dp, ipsf_event *event, uint8_t *data, size_t size)
+    struct ipsf_sa_count:
+        uint32_t spi
+        uint32_t reqid
+        uint8_t inbound
+        uint8_t active
+        uint64_t packets
+        uint64_t bytes
+        uint64_t sequence
+        uint64_t drops
+
+    size_t ipsf_dataplane_sa_counts(const ipsf_dataplane *dp, ipsf_sa_count *counts, size_t n)
+    size_t ipsf_dataplane_policy_count(const ipsf_dataplane *dp)
+    size_t ipsf_dataplane_policy_memory(const ipsf_dataplane *dp)
     size_t ipsf_dataplane_sa_status(const ipsf_dataplane *dp, ipsf_sa_status *status, size_t n)

@@ -18,15 +18,6 @@ from threading import Condition
 
 from ipsecfast.errors import DataPlaneError
 from ipsecfast.library import InboundSa, OutboundSa, PacketBatch, ReplayWindow, Spd, raw_open, raw_seal
-from ipsecfast.model import (
-    Acquire,
-    FirstInbound,
-    HardLifetime,
-    IkeDatagram,
-    PeerMoved,
-    SoftLifetime,
-    UnknownSpi,
-)
 from ipsecfast.ports import GeneratorPort, MemoryPort, PacketPort, Port, RawEspPort, RingPort, TunPort, UdpPort
 from ipsecfast.values import DROP_HELP, DROP_REASONS, ENGINES, choose_engine, esp_overhead
 
@@ -37,6 +28,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from ipsecfast cimport csrc
+from ipsecfast.arrays cimport SaArray, counts_of, policies_of
 from ipsecfast.ports cimport Port as AnyPort
 from ipsecfast.values cimport (
     HopArray,
@@ -45,9 +37,9 @@ from ipsecfast.values cimport (
     check,
     drops_value,
     engine_name,
+    event_value,
     fill_path,
     path_value,
-    selector_value,
     unsigned_value,
 )
 
@@ -295,13 +287,51 @@ cdef class DataPlane:
         """Drops the packets that wait for an SA of `reqid`, counted as hold-released."""
         self._name(csrc.IPSF_CMD_RELEASE_HELD, reqid, 0, "release held packets")
 
-    def publish_spd(self, policies):
-        """Puts an ordered sequence of Policy in the place of the whole SPD, at once (RFC 4301 s4.4.1)."""
-        cdef PolicyArray array = PolicyArray(policies)
+    cdef int _change_policies(self, csrc.ipsf_command_kind kind, object index, object removed, object policies) except -1:
+        cdef PolicyArray array = policies_of(policies)
         cdef csrc.ipsf_command command
         memset(&command, 0, sizeof(command))
-        command.kind, command.policies, command.n_policies = csrc.IPSF_CMD_PUBLISH_SPD, array.items, array.count
-        self._apply(&command, f"publish an SPD of {array.count} policies")
+        command.kind, command.policies, command.n_policies = kind, array.items, array.count
+        command.index, command.n_removed = unsigned_value(index, 32, "index"), unsigned_value(removed, 32, "removed")
+        return self._apply(&command, f"put {array.count} policies in the place of {removed} at {index}"
+                           if kind == csrc.IPSF_CMD_REPLACE_POLICIES else f"publish an SPD of {array.count} policies")
+
+    def publish_spd(self, policies):
+        """Puts an ordered sequence of Policy, or an array of POLICY_DTYPE, in the place of the whole SPD, at once (RFC 4301
+        s4.4.1)."""
+        self._change_policies(csrc.IPSF_CMD_PUBLISH_SPD, 0, 0, policies)
+
+    def replace_policies(self, index, removed, policies):
+        """`removed` policies of the SPD, from `index` on, give way to others (as of `publish_spd`), at once: no packet meets
+        half of it. Costs what changes, not what is there. Raises DataPlaneError, with the SPD as it was, out of its range."""
+        self._change_policies(csrc.IPSF_CMD_REPLACE_POLICIES, index, removed, policies)
+
+    @property
+    def policy_count(self):
+        """How many policies the SPD holds."""
+        self._require_open()
+        return csrc.ipsf_dataplane_policy_count(self._dp)
+
+    @property
+    def policy_bytes(self):
+        """Memory of the SPD: rules, tables, order, and what is freed when no worker can still be using it."""
+        self._require_open()
+        return csrc.ipsf_dataplane_policy_memory(self._dp)
+
+    def install_sas_array(self, sas, *, inbound, activate=False):
+        """`install_inbound` or `install_outbound` of all SAs of an array of SA_DTYPE, outbound with `activate_outbound` if
+        `activate`: all, or, with DataPlaneError that names the row, none."""
+        cdef SaArray array = SaArray(sas)
+        cdef bint arriving = inbound, switch = activate
+        cdef size_t row = 0
+        cdef int code = 0
+        self._require_open()
+        with nogil:
+            with self._lock:
+                if self._dp != NULL:
+                    code = array.install(self._dp, arriving, switch, &row)
+        if code != csrc.IPSF_OK:
+            check(code, f"install {array.text(row)}")
 
     def publish_hops(self, AnyPort port not None, hops):
         """Puts a sequence of NextHop in the place of all that the port knew; of two for one network the later counts."""
@@ -332,7 +362,7 @@ cdef class DataPlane:
                         code = csrc.ipsf_dataplane_next_event(self._dp, &event, data, sizeof(data))
             if check(code, "events") == 0:
                 break
-            found.append(_event_value(&event, data))
+            found.append(event_value(&event, data))
         return found
 
     def worker_stats(self):
@@ -387,6 +417,13 @@ cdef class DataPlane:
         finally:
             free(status)
 
+    def sa_stats_array(self):
+        """The same as an array of SA_COUNT_DTYPE (`ipsecfast.arrays`), `drops` for whatever reason: for many SAs."""
+        self._require_open()
+        with self._lock:
+            self._require_open()
+            return counts_of(self._dp)
+
 
 cdef dict _direction_value(const csrc.ipsf_counters *counters, int direction):
     return {
@@ -408,22 +445,3 @@ cdef dict _sa_value(const csrc.ipsf_sa_status *status):
         "sequence": status.sequence,
         "drops": drops_value(status.drops),
     }
-
-
-cdef object _event_value(const csrc.ipsf_event *event, const uint8_t *data):
-    """csrc/tables/events.def -> ipsecfast/model.py, entry by entry."""
-    if event.kind == csrc.IPSF_EVENT_ACQUIRE:
-        return Acquire(event.reqid, selector_value(&event.source), selector_value(&event.destination))
-    if event.kind == csrc.IPSF_EVENT_FIRST_INBOUND:
-        return FirstInbound(event.spi)
-    if event.kind == csrc.IPSF_EVENT_PEER_MOVED:
-        return PeerMoved(event.spi, path_value(&event.path))
-    if event.kind == csrc.IPSF_EVENT_SOFT_LIFETIME:
-        return SoftLifetime(event.reqid, event.spi, event.inbound != 0)
-    if event.kind == csrc.IPSF_EVENT_HARD_LIFETIME:
-        return HardLifetime(event.reqid, event.spi, event.inbound != 0)
-    if event.kind == csrc.IPSF_EVENT_UNKNOWN_SPI:
-        return UnknownSpi(event.spi, path_value(&event.path))
-    if event.kind == csrc.IPSF_EVENT_IKE_DATAGRAM:
-        return IkeDatagram(path_value(&event.path), (<const char *>data)[:event.length])
-    raise DataPlaneError(f"event of the unknown kind {event.kind}")

@@ -73,7 +73,9 @@ class ReplayWindow:
 @final
 class Spd:
     """A compiled, immutable SPD: ordered policies, the first that matches decides (RFC 4301 s4.4.1)."""
-    def __new__(cls, policies: Sequence[Policy]) -> Self: ...
+    def __new__(cls, policies: Sequence[Policy] | NDArray[np.void]) -> Self: ...
+    @property
+    def nbytes(self) -> int: ...
     def lookup(
         self,
         source: _Addresses,

@@ -22,6 +22,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from ipsecfast cimport csrc
+from ipsecfast.arrays cimport policies_of
 from ipsecfast.values cimport PolicyArray, SaParamsStruct, check, engine_name
 
 cnp.import_array()
@@ -381,21 +382,29 @@ cdef class ReplayWindow:
 cdef class Spd:
     """A compiled, immutable SPD: ordered policies, the first that matches decides (RFC 4301 s4.4.1).
 
-    Takes a sequence of `ipsecfast.model.Policy`. Where one selector of a policy names a protocol, it holds for the packet;
+    Takes a sequence of `ipsecfast.model.Policy` or an array of POLICY_DTYPE (`ipsecfast.arrays`). Where one selector of a policy names a protocol, it holds for the packet;
     raises DataPlaneError where the two contradict each other.
     """
 
     cdef csrc.ipsf_spd *_spd
 
     def __cinit__(self, policies):
-        cdef PolicyArray array = PolicyArray(policies)
-        check(csrc.ipsf_spd_compile(array.items, array.count, &self._spd), f"SPD of {array.count} policies")
+        cdef PolicyArray array = policies_of(policies)
+        cdef int code
+        with nogil:
+            code = csrc.ipsf_spd_compile(array.items, array.count, &self._spd)
+        check(code, f"SPD of {array.count} policies")
 
     def __dealloc__(self):
         csrc.ipsf_spd_free(self._spd)
 
     def __len__(self):
         return csrc.ipsf_spd_count(self._spd)
+
+    @property
+    def nbytes(self):
+        """Bytes of memory that it occupies."""
+        return csrc.ipsf_spd_memory(self._spd)
 
     def lookup(self, source, destination, protocol, source_port, destination_port):
         """Which policy each of n packets meets first: int32[n], the policy's index, or -1 where none matches.

@@ -12,6 +12,7 @@ cdef int fill_hardware(uint8_t *out, bytes address) except -1
 cdef int fill_path(csrc.ipsf_path *out, object path) except -1
 cdef object path_value(const csrc.ipsf_path *path)
 cdef object selector_value(const csrc.ipsf_selector *selector)
+cdef object event_value(const csrc.ipsf_event *event, const uint8_t *data)
 cdef dict drops_value(const uint64_t *drops)
 
 

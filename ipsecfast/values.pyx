@@ -9,7 +9,20 @@ from ipaddress import IPv4Address, IPv6Address
 from operator import index
 
 from ipsecfast.errors import DataPlaneError
-from ipsecfast.model import CopyField, Mode, Path, PolicyAction, TrafficSelector
+from ipsecfast.model import (
+    Acquire,
+    CopyField,
+    FirstInbound,
+    HardLifetime,
+    IkeDatagram,
+    Mode,
+    Path,
+    PeerMoved,
+    PolicyAction,
+    SoftLifetime,
+    TrafficSelector,
+    UnknownSpi,
+)
 
 cimport cython
 from libc.errno cimport errno
@@ -278,3 +291,25 @@ cdef int fill_hardware(uint8_t *out, bytes address) except -1:
         raise DataPlaneError(f"a hardware address has 6 bytes, not {len(address)}: {address.hex(':')}")
     memcpy(out, <const char *>address, 6)
     return 0
+
+
+# ---- events ----
+
+
+cdef object event_value(const csrc.ipsf_event *event, const uint8_t *data):
+    """csrc/tables/events.def -> ipsecfast/model.py, entry by entry."""
+    if event.kind == csrc.IPSF_EVENT_ACQUIRE:
+        return Acquire(event.reqid, selector_value(&event.source), selector_value(&event.destination))
+    if event.kind == csrc.IPSF_EVENT_FIRST_INBOUND:
+        return FirstInbound(event.spi)
+    if event.kind == csrc.IPSF_EVENT_PEER_MOVED:
+        return PeerMoved(event.spi, path_value(&event.path))
+    if event.kind == csrc.IPSF_EVENT_SOFT_LIFETIME:
+        return SoftLifetime(event.reqid, event.spi, event.inbound != 0)
+    if event.kind == csrc.IPSF_EVENT_HARD_LIFETIME:
+        return HardLifetime(event.reqid, event.spi, event.inbound != 0)
+    if event.kind == csrc.IPSF_EVENT_UNKNOWN_SPI:
+        return UnknownSpi(event.spi, path_value(&event.path))
+    if event.kind == csrc.IPSF_EVENT_IKE_DATAGRAM:
+        return IkeDatagram(path_value(&event.path), (<const char *>data)[:event.length])
+    raise DataPlaneError(f"event of the unknown kind {event.kind}")

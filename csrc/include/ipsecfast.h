@@ -196,6 +196,8 @@ int ipsf_replay_update(struct ipsf_replay *replay, uint64_t sequence);       /* 
 uint64_t ipsf_replay_top(const struct ipsf_replay *replay);
 
 struct ipsf_spd;
+/* How many policies, from the first on, say something that can be: ranges in order, one family, one protocol, a known action. */
+size_t ipsf_policies_valid(const struct ipsf_policy *policies, size_t n);
 int ipsf_spd_compile(const struct ipsf_policy *policies, size_t n, struct ipsf_spd **spd); /* copies the policies */
 void ipsf_spd_free(struct ipsf_spd *spd);
 size_t ipsf_spd_count(const struct ipsf_spd *spd);
