@@ -275,6 +275,9 @@ class KeGroup(IntEnum):
     ECP_256 = 19
     ECP_384 = 20
     ECP_521 = 21
+    BRAINPOOL_P256R1 = 28
+    BRAINPOOL_P384R1 = 29
+    BRAINPOOL_P512R1 = 30
     CURVE25519 = 31
     CURVE448 = 32
     ML_KEM_512 = 35
@@ -372,9 +375,17 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     _integ("sha512", IntegId.AUTH_HMAC_SHA2_512_256, 64, PrfId.PRF_HMAC_SHA2_512, "sha2_512"),
     _ke("x25519", KeGroup.CURVE25519, "curve25519"),
     _ke("ecp256", KeGroup.ECP_256),
+    _ke("x448", KeGroup.CURVE448, "curve448"),
     _ke("ecp384", KeGroup.ECP_384),
+    _ke("ecp521", KeGroup.ECP_521),
+    _ke("ecp256bp", KeGroup.BRAINPOOL_P256R1),
+    _ke("ecp384bp", KeGroup.BRAINPOOL_P384R1),
+    _ke("ecp512bp", KeGroup.BRAINPOOL_P512R1),
     _ke("modp2048", KeGroup.MODP_2048),
     _ke("modp3072", KeGroup.MODP_3072),
+    _ke("modp4096", KeGroup.MODP_4096),
+    _ke("modp6144", KeGroup.MODP_6144),
+    _ke("modp8192", KeGroup.MODP_8192),
     _esn("esn", EsnId.ESN),
     _esn("noesn", EsnId.NO_ESN),
 )

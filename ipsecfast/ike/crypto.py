@@ -8,11 +8,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from typing import ClassVar, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -205,27 +207,55 @@ class X25519KeyExchange:
 
 
 @dataclass(frozen=True, slots=True)
+class X448KeyExchange:
+    """Group 32 (RFC 8031)."""
+
+    group: ClassVar[int] = KeGroup.CURVE448
+    _private: x448.X448PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls, random: RandomBytes) -> X448KeyExchange:
+        return cls(x448.X448PrivateKey.from_private_bytes(random(56)))
+
+    @property
+    def public(self) -> bytes:
+        return self._private.public_key().public_bytes_raw()
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        try:
+            return self._private.exchange(x448.X448PublicKey.from_public_bytes(peer_public))
+        except ValueError as error:  # as for X25519 (RFC 7748 s6.2)
+            raise InvalidSyntax("KE payload: no acceptable X448 value") from error
+
+
+@dataclass(frozen=True, slots=True)
 class EcpGroup:
-    """A curve of RFC 5903; `order` is the number of points of its subgroup, `length` an octet count of a coordinate."""
+    """A curve of RFC 5903 or RFC 6954; `length`: octets of a coordinate and of a scalar."""
 
     curve: ec.EllipticCurve
-    order: int
-    length: int
+
+    @property
+    def order(self) -> int:
+        return self.curve.group_order
+
+    @property
+    def length(self) -> int:
+        return (self.curve.key_size + 7) // 8
 
 
 ECP_GROUPS = {
-    KeGroup.ECP_256: EcpGroup(ec.SECP256R1(), 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551, 32),
-    KeGroup.ECP_384: EcpGroup(
-        ec.SECP384R1(),
-        0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
-        48,
-    ),
+    KeGroup.ECP_256: EcpGroup(ec.SECP256R1()),
+    KeGroup.ECP_384: EcpGroup(ec.SECP384R1()),
+    KeGroup.ECP_521: EcpGroup(ec.SECP521R1()),
+    KeGroup.BRAINPOOL_P256R1: EcpGroup(ec.BrainpoolP256R1()),
+    KeGroup.BRAINPOOL_P384R1: EcpGroup(ec.BrainpoolP384R1()),
+    KeGroup.BRAINPOOL_P512R1: EcpGroup(ec.BrainpoolP512R1()),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class EcpKeyExchange:
-    """Groups 19 and 20: both coordinates on the wire, the x coordinate is the secret (RFC 5903 s7)."""
+    """Groups 19 to 21 and 28 to 30: both coordinates on the wire, x is the secret (RFC 5903 s7, RFC 6954 s2)."""
 
     group: int
     _private: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -235,7 +265,7 @@ class EcpKeyExchange:
         parameters = ECP_GROUPS[KeGroup(group)]
         scalar = 0
         while not 1 <= scalar < parameters.order:  # rejected, not reduced: every scalar is equally likely
-            scalar = int.from_bytes(random(parameters.length), "big")
+            scalar = int.from_bytes(random(parameters.length), "big") & ((1 << parameters.order.bit_length()) - 1)
         return cls(group, ec.derive_private_key(scalar, parameters.curve))
 
     @property
@@ -263,50 +293,57 @@ def _halves(data: bytes) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class ModpGroup:
-    """A safe prime of RFC 3526, generator 2; exponents of as many octets as the upper estimate of its s8 asks for."""
+    """A safe prime of RFC 3526, generator 2, as its formula: `constant` is the number that makes it a safe prime.
+    Exponents have as many octets as the upper estimate of its s8 asks for."""
 
-    prime: int
+    bits: int
+    constant: int
     exponent_length: int
 
     @property
+    def prime(self) -> int:
+        return _modp_prime(self.bits, self.constant)
+
+    @property
     def length(self) -> int:
-        return self.prime.bit_length() // 8
+        return self.bits // 8
+
+
+@cache
+def _modp_prime(bits: int, constant: int) -> int:
+    """RFC 3526 s2 to s7: 2^n - 2^(n - 64) - 1 + 2^64 * ([2^(n - 130) * pi] + constant)."""
+    return (1 << bits) - (1 << bits - 64) - 1 + (_pi(bits - 130) + constant << 64)
+
+
+def _pi(bits: int) -> int:
+    """[2^bits * pi] by Machin's formula, with 64 bits to spare for what the divisions cut off."""
+    one = 1 << bits + 64
+
+    def arctan_of_inverse(x: int) -> int:
+        term = total = one // x
+        for n in count(3, 2):
+            term //= x * x
+            if term == 0:
+                break
+            total += term // n if n % 4 == 1 else -(term // n)
+        return total
+
+    return 4 * (4 * arctan_of_inverse(5) - arctan_of_inverse(239)) >> 64
 
 
 MODP_GROUPS = {
-    KeGroup.MODP_2048: ModpGroup(
-        int(
-            "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"
-            "EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
-            "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF0598DA48361C55D39A69163FA8FD24CF5F"
-            "83655D23DCA3AD961C62F356208552BB9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
-            "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF6955817183995497CEA956AE515D2261898FA0510"
-            "15728E5A8AACAA68FFFFFFFFFFFFFFFF",
-            16,
-        ),
-        40,
-    ),
-    KeGroup.MODP_3072: ModpGroup(
-        int(
-            "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74020BBEA63B139B22514A08798E3404DD"
-            "EF9519B3CD3A431B302B0A6DF25F14374FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"
-            "EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF0598DA48361C55D39A69163FA8FD24CF5F"
-            "83655D23DCA3AD961C62F356208552BB9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"
-            "E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF6955817183995497CEA956AE515D2261898FA0510"
-            "15728E5A8AAAC42DAD33170D04507A33A85521ABDF1CBA64ECFB850458DBEF0A8AEA71575D060C7DB3970F85A6E1E4C7"
-            "ABF5AE8CDB0933D71E8C94E04A25619DCEE3D2261AD2EE6BF12FFA06D98A0864D87602733EC86A64521F2B18177B200C"
-            "BBE117577A615D6C770988C0BAD946E208E24FA074E5AB3143DB5BFCE0FD108E4B82D120A93AD2CAFFFFFFFFFFFFFFFF",
-            16,
-        ),
-        54,
-    ),
+    KeGroup.MODP_2048: ModpGroup(2048, 124476, 40),
+    KeGroup.MODP_3072: ModpGroup(3072, 1690314, 54),
+    KeGroup.MODP_4096: ModpGroup(4096, 240904, 60),
+    KeGroup.MODP_6144: ModpGroup(6144, 929484, 68),
+    KeGroup.MODP_8192: ModpGroup(8192, 4743158, 78),
 }
 _GENERATOR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ModpKeyExchange:
-    """Groups 14 and 15 (RFC 3526)."""
+    """Groups 14 to 18 (RFC 3526)."""
 
     group: int
     _exponent: int = field(repr=False)
@@ -344,6 +381,8 @@ def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
     """
     if group == KeGroup.CURVE25519:
         return X25519KeyExchange.generate(random)
+    if group == KeGroup.CURVE448:
+        return X448KeyExchange.generate(random)
     if group in ECP_GROUPS:
         return EcpKeyExchange.generate(group, random)
     if group in MODP_GROUPS:

@@ -20,12 +20,13 @@ from ipsecfast.ike.crypto import (
     ModpKeyExchange,
     Prf,
     SkCipher,
+    X448KeyExchange,
     X25519KeyExchange,
     generate_key_exchange,
 )
 from ipsecfast.model import Transform, TransformType
 
-GROUPS = [14, 15, 19, 20, 31]
+GROUPS = [14, 15, 16, 17, 18, 19, 20, 21, 28, 29, 30, 31, 32]
 HASHES = {PrfId.PRF_HMAC_SHA2_256: "sha256", PrfId.PRF_HMAC_SHA2_384: "sha384", PrfId.PRF_HMAC_SHA2_512: "sha512"}
 
 
@@ -235,23 +236,39 @@ def test_ecp_nist_validity_test() -> None:
         assert refused >= 3
 
 
-def test_x25519_rfc_7748() -> None:
-    cases = list(records(vectors("asymmetric/X25519/rfc7748.txt"), "COUNT"))
+@pytest.mark.parametrize(("name", "method"), [("X25519", X25519KeyExchange), ("X448", X448KeyExchange)])
+def test_montgomery_curves_rfc_7748(name: str, method: type[X25519KeyExchange | X448KeyExchange]) -> None:
+    cases = list(records(vectors(f"asymmetric/{name}/rfc7748.txt"), "COUNT"))
     assert len(cases) >= 2
     for case in cases:
         scalar, peer = bytes.fromhex(case["INPUT_SCALAR"]), bytes.fromhex(case["INPUT_U"])
-        assert X25519KeyExchange.generate(fixed(scalar)).shared_secret(peer) == bytes.fromhex(case["OUTPUT_U"])
+        assert method.generate(fixed(scalar)).shared_secret(peer) == bytes.fromhex(case["OUTPUT_U"])
 
 
-@pytest.mark.parametrize("group", [14, 15])
+def test_brainpool_vectors() -> None:
+    """RFC 7027: the secret of both sides."""
+    groups = {"brainpoolP256r1": 28, "brainpoolP384r1": 29, "brainpoolP512r1": 30}
+    seen = set()
+    for case in records(vectors("asymmetric/ECDH/brainpool.txt"), "COUNT"):
+        if case["curve"] not in groups:
+            continue
+        group = groups[case["curve"]]
+        length = ECP_GROUPS[KeGroup(group)].length
+        d, x, y, z = (int(case[name], 16).to_bytes(length, "big") for name in ("dA", "x_qB", "y_qB", "x_Z"))
+        assert generate_key_exchange(group, fixed(d)).shared_secret(x + y) == z
+        seen.add(group)
+    assert seen == {28, 29, 30}
+
+
+@pytest.mark.parametrize("group", MODP_GROUPS)
 def test_modp_groups_are_rfc_3526(group: int) -> None:
     cases = list(records(vectors("asymmetric/DH/rfc3526.txt"), "COUNT"))
     primes = [int(case["P"], 16) for case in cases if case["G"] == "2"]
     assert MODP_GROUPS[KeGroup(group)].prime in primes
-    assert MODP_GROUPS[KeGroup(group)].length == {14: 256, 15: 384}[group]
+    assert 8 * MODP_GROUPS[KeGroup(group)].length == {14: 2048, 15: 3072, 16: 4096, 17: 6144, 18: 8192}[group]
 
 
-@pytest.mark.parametrize("group", [14, 15])
+@pytest.mark.parametrize("group", MODP_GROUPS)
 def test_modp_is_the_power(group: int) -> None:
     prime, length = MODP_GROUPS[KeGroup(group)].prime, MODP_GROUPS[KeGroup(group)].length
     ours = ModpKeyExchange.generate(group, seeded())
@@ -291,7 +308,7 @@ def test_a_public_value_of_another_length_is_refused(group: int, change: int) ->
             ours.shared_secret(value)
 
 
-@pytest.mark.parametrize("group", [14, 15])
+@pytest.mark.parametrize("group", MODP_GROUPS)
 def test_modp_values_that_rfc_6989_refuses(group: int) -> None:
     prime, length = MODP_GROUPS[KeGroup(group)].prime, MODP_GROUPS[KeGroup(group)].length
     ours = generate_key_exchange(group, seeded())
@@ -300,7 +317,7 @@ def test_modp_values_that_rfc_6989_refuses(group: int) -> None:
             ours.shared_secret(value.to_bytes(length, "big"))
 
 
-@pytest.mark.parametrize("group", [19, 20])
+@pytest.mark.parametrize("group", ECP_GROUPS)
 def test_ecp_points_that_rfc_6989_refuses(group: int) -> None:
     length = ECP_GROUPS[KeGroup(group)].length
     ours = generate_key_exchange(group, seeded())
@@ -337,6 +354,6 @@ def test_ecp_scalars_out_of_range_are_drawn_again() -> None:
 
 
 def test_unknown_group() -> None:
-    for group in (0, 2, 21, 36, 999):
+    for group in (0, 2, 22, 36, 999):
         with pytest.raises(ValueError, match=str(group)):
             generate_key_exchange(group, seeded())
