@@ -190,3 +190,22 @@ def test_certificates(
     tunnel.answers(B.host[0])
     tunnel.rekey("ike", THEIRS if side == OURS else OURS)
     tunnel.down(OURS)
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["ecp384", "ecp521", "ecp256bp", "ecp384bp", "ecp512bp", "x448", "modp2048", "modp4096", "modp6144", "modp8192"],
+)
+def test_key_exchange_methods(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, group: str
+) -> None:
+    """IKE SA, and the Child SA's rekey with a key exchange of its own."""
+    ike, esp = f"aes256gcm16-prfsha384-{group}", f"aes256gcm16-{group}"
+    strongswan_b.load(their_connection(proposals=ike, esp_proposals=esp))
+    config = our_config(connection={"proposals": [ike]}, child={"esp_proposals": [esp]})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(OURS)
+    tunnel.rekey("child", THEIRS)
+    tunnel.rekey("child", OURS)
+    tunnel.answers(B.host[0])
+    tunnel.down(THEIRS)
