@@ -205,4 +205,18 @@ static inline uint32_t naive_segment(const struct super *s, uint32_t i, uint8_t 
 	return length;
 }
 
+/* Gives it addresses (4 or 16 bytes each); checksum and pseudo header follow. */
+static inline void super_between(struct super *s, const uint8_t *source, const uint8_t *destination)
+{
+	const uint32_t n = s->version == 4 ? 4 : 16, at = s->version == 4 ? 12 : 8;
+	uint8_t *ip = super_data(s);
+
+	if (s->version == 6 && memcmp(s->final, ip + 24, 16) == 0)
+		memcpy(s->final, destination, 16);
+	memcpy(ip + at, source, n);
+	memcpy(ip + at + n, destination, n);
+	write_lengths(s, ip, s->length);
+	put16(ip + s->transport + s->vnet.csum_offset, naive_pseudo(s, ip, s->length - s->transport));
+}
+
 #endif
