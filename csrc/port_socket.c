@@ -11,7 +11,7 @@
 
 #include "steer.h"
 
-#define SOCKET_BUFFER (16 << 20) /* bytes: a worker that waits for its core must not cost packets */
+#define SOCKET_BUFFER (4 << 20) /* bytes: a worker that waits for its core must not cost packets, nor a flood keep a ping waiting */
 #define DATAGRAM_MAX 65535
 #define WAIT_MS 5                /* for room in a full socket buffer, at most WAITS times a send() */
 #define WAITS 4
