@@ -73,7 +73,10 @@ struct last_child {
 	struct ipsf_sa_out *sa; /* NULL: none was asked for yet, or it had no SA */
 };
 
-/* PROTECT: the child's active SA, or wait for one. What waits already goes first. */
+/*
+ * PROTECT: the child's active SA, or wait for one. What waits already goes first. Of per-resource Child SAs (RFC 9611) the one of
+ * p->worker would be chosen here.
+ */
 static void protect(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
 		    const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
 {

@@ -178,19 +178,20 @@ cdef class DataPlane:
         self._require_open()
         return csrc.ipsf_dataplane_event_fd(self._dp)
 
-    def add_worker(self, str name not None, inner not None, outer, *, outbound=True, inbound=True):
+    def add_worker(self, str name not None, inner not None, outer, *, outbound=True, inbound=True, busy=False):
         """A worker between the inner port (or ports) `inner` and those of the sequence `outer`.
 
-        All workers are added before the first SA is installed. `outbound` and `inbound` say which directions it carries. A packet
-        leaves by the first port that reaches it: outer ports of its kind are asked in their order, inner ones from the last to
-        the first, which is the default. Each port is received from by one worker only, and sent to by one worker only. Raises
-        DataPlaneError where that can't be.
+        All workers are added before the first SA is installed. `outbound` and `inbound` say which directions it carries; one
+        that is `busy` never sleeps. A packet leaves by the first port that reaches it: outer ports of its kind are asked in
+        their order, inner ones from the last to the first, which is the default. Each port is received from by one worker
+        only, and sent to by one worker only. Raises DataPlaneError where that can't be.
         """
         cdef list inside = [inner] if isinstance(inner, Port) else list(inner)
         cdef list ports = [*inside, *outer]
         cdef size_t n = len(ports), n_inner = len(inside)
         cdef unsigned directions = ((csrc.IPSF_WORKER_OUTBOUND if outbound else 0)
-                                    | (csrc.IPSF_WORKER_INBOUND if inbound else 0))
+                                    | (csrc.IPSF_WORKER_INBOUND if inbound else 0)
+                                    | (csrc.IPSF_WORKER_BUSY if busy else 0))
         cdef csrc.ipsf_port **pointers = <csrc.ipsf_port **>calloc(n + 1, sizeof(csrc.ipsf_port *))
         cdef list entered = []
         if pointers == NULL:

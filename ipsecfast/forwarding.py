@@ -5,10 +5,8 @@ Knows nothing of IKE: `gateway` tells it what to install, in the words of `model
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path as FilePath
 from typing import Any
 
 from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
@@ -20,7 +18,6 @@ from ipsecfast.dataplane import (
     RawEspPort,
     TunPort,
     UdpPort,
-    Worker,
     esp_overhead,
 )
 from ipsecfast.errors import DataPlaneError
@@ -37,9 +34,9 @@ from ipsecfast.model import (
 from ipsecfast.netlink import Netlink, TunNetwork
 from ipsecfast.spd import ChildKey, Selectors, SpdBook
 from ipsecfast.steps import Steps
+from ipsecfast.threads import start_workers, worker_count
 
 UNKNOWN_PATH_MTU = 1500  # to a peer that may be anywhere
-OUTBOUND, INBOUND = "ipsf-outbound", "ipsf-inbound"  # at most 15 characters: the kernel's names of the threads
 
 
 class Forwarding:
@@ -48,6 +45,7 @@ class Forwarding:
     def __init__(self, config: GatewayConfig, connections: Sequence[ConnectionConfig], netlink: Netlink) -> None:
         self.config = config
         self.mtu = 0
+        self.workers = worker_count(config)
         self.data_plane = DataPlane(engine=config.engine)
         self._connections = connections
         self._netlink = netlink
@@ -68,8 +66,8 @@ class Forwarding:
         self._outer_ports = self._open_outer(steps, outer)
         removed = self._network.remove_leftovers()
         told = [f"removed {removed} rules and routes of a run that was killed"] if removed else []
-        self._inner_port = TunPort(self.config.tun)
-        steps.add(f"device {self.config.tun}", self._inner_port.close)
+        self._inner_ports = TunPort.group(self.config.tun, self.workers)
+        steps.add(f"device {self.config.tun}", partial(_close, self._inner_ports))
         self.mtu = self.config.mtu or self._compute_mtu()
         versions = tuple(inner)
         told += self._network.bring_up(self.mtu, versions)
@@ -78,16 +76,17 @@ class Forwarding:
         self._publish()
         return told
 
-    def _open_outer(self, steps: Steps, versions: Iterable[int]) -> list[Port]:
-        ports: list[Port] = []
+    def _open_outer(self, steps: Steps, versions: Iterable[int]) -> list[list[Port]]:
+        """For each worker one port of every kind."""
+        groups: list[Sequence[Port]] = []
         for version in versions:
-            udp = UdpPort(version, mark=self.config.mark)
-            steps.add(f"UDP port 4500, IPv{version}", udp.close)
-            self._udp_ports[version] = udp
-            raw = RawEspPort(version, mark=self.config.mark)
-            steps.add(f"ESP, IPv{version}", raw.close)
-            ports += [udp, raw]
-        return ports
+            udp = UdpPort.group(version, self.workers, mark=self.config.mark)
+            steps.add(f"UDP port 4500, IPv{version}", partial(_close, udp))
+            self._udp_ports[version] = udp[0]
+            raw = RawEspPort.group(version, self.workers, mark=self.config.mark)
+            steps.add(f"ESP, IPv{version}", partial(_close, raw))
+            groups += [udp, raw]
+        return [list(ports) for ports in zip(*groups, strict=True)]
 
     def _close_network(self) -> None:
         for failure in self._network.close():
@@ -107,14 +106,9 @@ class Forwarding:
         return (path.mtu if path is not None else UNKNOWN_PATH_MTU) - overhead
 
     def start_workers(self, steps: Steps, failed: Callable[[BaseException], None]) -> None:
-        """One thread a direction. `failed` is called in the thread if one ends by an exception."""
-        for name, outbound in ((OUTBOUND, True), (INBOUND, False)):
-            worker = self.data_plane.add_worker(
-                name, self._inner_port, self._outer_ports, outbound=outbound, inbound=not outbound
-            )
-            thread = threading.Thread(target=_run_worker, args=(worker, failed), name=name)
-            thread.start()
-            steps.add(f"worker {name}", partial(_stop_worker, worker, thread))
+        """`failed` is called in the thread if one ends by an exception."""
+        ports = [([inner], outer) for inner, outer in zip(self._inner_ports, self._outer_ports, strict=True)]
+        start_workers(self.data_plane, self.config, ports, steps, failed)
 
     # ---- what comes out of the data plane ----
 
@@ -126,7 +120,7 @@ class Forwarding:
         return self.data_plane.events(limit)
 
     def udp_fileno(self, version: int) -> int:
-        """The socket of port 4500, which IKE shares."""
+        """The socket of port 4500 that IKE shares: the first of the group, which all IKE messages come to."""
         return self._udp_ports[version].fileno()
 
     def seen_inbound(self) -> list[int]:
@@ -195,15 +189,6 @@ class Forwarding:
         return self.data_plane.worker_stats()
 
 
-def _run_worker(worker: Worker, failed: Callable[[BaseException], None]) -> None:
-    thread = threading.current_thread()
-    FilePath(f"/proc/self/task/{thread.native_id}/comm").write_text(thread.name)
-    try:
-        worker.run()
-    except BaseException as error:  # whatever it was, a gateway without a worker must not look alive
-        failed(error)
-
-
-def _stop_worker(worker: Worker, thread: threading.Thread) -> None:
-    worker.stop()
-    thread.join()
+def _close(ports: Iterable[Port]) -> None:
+    for port in ports:
+        port.close()

@@ -8,7 +8,7 @@ load         the whole
 """
 
 from ipsecfast.config.checks import concrete_remote, outer_families
-from ipsecfast.config.gateway import DEFAULT_CONTROL, Engine, GatewayConfig
+from ipsecfast.config.gateway import DEFAULT_CONTROL, Engine, GatewayConfig, PollMode
 from ipsecfast.config.load import load_config
 
-__all__ = ["DEFAULT_CONTROL", "Engine", "GatewayConfig", "concrete_remote", "load_config", "outer_families"]
+__all__ = ["DEFAULT_CONTROL", "Engine", "GatewayConfig", "PollMode", "concrete_remote", "load_config", "outer_families"]

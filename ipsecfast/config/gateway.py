@@ -22,10 +22,18 @@ class Engine(StrEnum):
     IPSEC_MB = "ipsec-mb"
 
 
+class PollMode(StrEnum):
+    """What a worker does when nothing is there: it sleeps until something comes, or looks again at once."""
+
+    SLEEP = "sleep"
+    BUSY = "busy"
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """One gateway. `mtu` None: computed from the routes to the peers. `table` is the number of our routing table and
     the priority of our rules; `mark` is the firewall mark of our outer packets. `policies` stand before the tunnels'.
+    `workers` None: as many as CPUs. `pin`: whether each worker keeps to one CPU, or which ones.
     """
 
     file: str
@@ -37,4 +45,7 @@ class GatewayConfig:
     mtu: int | None = None
     table: int = DEFAULT_TABLE
     mark: int = DEFAULT_MARK
+    workers: int | None = None
+    poll: PollMode = PollMode.SLEEP
+    pin: bool | tuple[int, ...] = False
     warnings: tuple[ConfigProblem, ...] = ()

@@ -10,7 +10,15 @@ from pathlib import Path
 from ipsecfast.config import values
 from ipsecfast.config.checks import check_connection, check_connections, check_gateway, check_secrets
 from ipsecfast.config.connections import read_connection
-from ipsecfast.config.gateway import DEFAULT_CONTROL, DEFAULT_MARK, DEFAULT_TABLE, DEFAULT_TUN, Engine, GatewayConfig
+from ipsecfast.config.gateway import (
+    DEFAULT_CONTROL,
+    DEFAULT_MARK,
+    DEFAULT_TABLE,
+    DEFAULT_TUN,
+    Engine,
+    GatewayConfig,
+    PollMode,
+)
 from ipsecfast.config.lines import key_lines
 from ipsecfast.config.policies import read_policies
 from ipsecfast.config.secrets import access_mistake, read_secrets, secrets_for
@@ -41,6 +49,9 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
         mtu=gateway.take("mtu", values.optional(values.integer(_MIN_MTU, _MAX_MTU)), None),
         table=gateway.take("table", values.integer(1, 32765), DEFAULT_TABLE),
         mark=gateway.take("mark", values.integer(1, 0xFFFFFFFF), DEFAULT_MARK),
+        workers=gateway.take("workers", values.workers, None),
+        poll=gateway.take("poll", values.choice(PollMode), PollMode.SLEEP),
+        pin=gateway.take("pin", values.pin, False),
     )
     gateway.finish()
     root.finish()

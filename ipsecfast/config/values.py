@@ -32,6 +32,7 @@ E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
 ANY = "%any"
+MAX_WORKERS = 64  # of the data plane
 
 # RFC 7296 s3.5.
 ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_DER_ASN1_DN, ID_KEY_ID = 1, 2, 3, 5, 9, 11
@@ -75,6 +76,26 @@ def integer(low: int, high: int) -> Callable[[object], int]:
         return value
 
     return parse
+
+
+def workers(value: object) -> int | None:
+    """None: as many as CPUs."""
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(f'expected "auto" or a whole number from 1 to {MAX_WORKERS}')
+    return value
+
+
+def pin(value: object) -> bool | tuple[int, ...]:
+    if isinstance(value, bool):
+        return value
+    numbers = value if isinstance(value, list) else []
+    if not numbers or any(isinstance(cpu, bool) or not isinstance(cpu, int) or cpu < 0 for cpu in numbers):
+        raise ValueError("expected true, false or a list of CPU numbers, such as [2, 3]")
+    if len(set(numbers)) < len(numbers) or len(numbers) > MAX_WORKERS:
+        raise ValueError(f"expected up to {MAX_WORKERS} CPU numbers, each once")
+    return tuple(numbers)
 
 
 def optional(parse: Callable[[object], T]) -> Callable[[object], T | None]:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from ipsecfast.config import GatewayConfig, load_config
+from ipsecfast.config import GatewayConfig, PollMode, load_config
 from ipsecfast.config.section import key_text
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.model import (
@@ -192,6 +192,12 @@ def test_defaults(write: Write) -> None:
 BROKEN = [
     ('tun = "ipsec7"', 'tun = "a-name-that-is-too-long"', "gateway.tun", 3, "15 characters"),
     ('engine = "openssl"', 'engine = "isa-l"', "gateway.engine", 5, "auto, openssl, ipsec-mb"),
+    ("mtu = 1400", "workers = 65", "gateway.workers", 6, "from 1 to 64"),
+    ("mtu = 1400", "workers = true", "gateway.workers", 6, '"auto"'),
+    ("mtu = 1400", 'poll = "always"', "gateway.poll", 6, "sleep, busy"),
+    ("mtu = 1400", "pin = [0, 0]", "gateway.pin", 6, "each once"),
+    ("mtu = 1400", "pin = []", "gateway.pin", 6, "a list of CPU numbers"),
+    ("mtu = 1400", "pin = [true]", "gateway.pin", 6, "a list of CPU numbers"),
     ("mtu = 1400", 'mtu = "big"', "gateway.mtu", 6, "whole number from 576 to 65535"),
     ('control = "/run/x.sock"', 'control = "x.sock"', "gateway.control", 4, "absolute path"),
     ('secrets = "secrets.toml"', 'secrets = "nowhere.toml"', "gateway.secrets", 7, "No such file"),
@@ -355,3 +361,10 @@ def test_connections_and_children_that_hide_one_another_are_warned_of(write: Wri
 
 def test_key_text() -> None:
     assert key_text(("connections", "b", "proposals", 0)) == "connections.b.proposals[0]"
+
+
+def test_workers(write: Write) -> None:
+    config = load_config(write(GOOD.replace("mtu = 1400", 'workers = 3\npoll = "busy"\npin = [4, 2, 0]')))
+    assert (config.workers, config.poll, config.pin) == (3, PollMode.BUSY, (4, 2, 0))
+    config = load_config(write(GOOD.replace("mtu = 1400", 'workers = "auto"\npin = true')))
+    assert (config.workers, config.poll, config.pin) == (None, PollMode.SLEEP, True)
