@@ -12,7 +12,7 @@ copies in kernel and C library weigh more than they cost, in all ways alike; `--
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import click
 
 from ipsecfast.bench.command import Settings, benchmark, finish
+from ipsecfast.bench.counting import is_right
 from ipsecfast.bench.guest import Guest, GuestError, Kernel, default_cache, fetch_kernel, missing
 from ipsecfast.bench.kernel_ways import WAYS, Ours
 from ipsecfast.bench.results import BenchError, Better, Figure, Reading, Requirement, ratio
@@ -30,8 +31,7 @@ GUEST_MODULE = "ipsecfast.bench.kernel_guest"
 COLUMN, OF_KERNEL = "instr/byte", "of XFRM"
 CONTEXTS = ("sender", "gateway A", "gateway B", "receiver", "kernel threads")  # columns, in the same unit
 READY_SECONDS, ROUND_SECONDS = 400.0, 400.0
-TOLERANCE = 0.01  # of the known loop: the timer's ticks during it are counted too
-MOST, BASE = 20, "xfrm"
+ACCEPTED, MOST, BASE = "ours-udp", 20, "xfrm"
 ROUNDS, QUICK_MEGABYTES, MEGABYTES = 5, 8, 32
 
 
@@ -66,7 +66,7 @@ class WayInGuest:
 def check_loop(line: dict[str, Any]) -> None:
     """Raises GuestError if a loop of known instructions was not counted right."""
     expected, found = line["expected"], line["counted"]
-    if not expected <= found <= expected * (1 + TOLERANCE):
+    if not is_right(expected, found):
         raise GuestError(f"instructions can't be counted here: a loop of {expected} was counted as {found}")
 
 
@@ -90,14 +90,12 @@ def with_ratios(figures: dict[str, Figure]) -> dict[str, Figure]:
     return found
 
 
-def requirements(names: Sequence[str]) -> list[Requirement]:
-    """Of every way of ours that was asked for; of ours-udp always."""
-    found = []
-    for name in dict.fromkeys(["ours-udp", *(name for name in names if isinstance(WAYS[name], Ours))]):
-        row = "/".join(WAYS[name].row)
-        found.append(Requirement(f"{row}/{COLUMN}", MOST, "instructions a byte", at_least=False))
-        found.append(Requirement(f"{row}/{OF_KERNEL}", 1, "below the kernel's as it comes", at_least=False))
-    return found
+def requirements() -> tuple[Requirement, ...]:
+    row = "/".join(WAYS[ACCEPTED].row)
+    return (
+        Requirement(f"{row}/{COLUMN}", MOST, "instructions a byte", at_least=False),
+        Requirement(f"{row}/{OF_KERNEL}", 1, "below the kernel's as it comes", at_least=False),
+    )
 
 
 def parse_ways(text: str) -> list[str]:
@@ -141,5 +139,5 @@ def command(settings: Settings, ways: str, megabytes: int | None, cpu: str, kern
     finish(
         settings, "kernel", figures=with_ratios(outcome.figures), rounds=outcome.rounds, parameters=parameters,
         row_labels=("through", "how"), notes=[about, *notes, *outcome.notes],
-        requirements=requirements(names),
+        requirements=requirements(),
     )  # fmt: skip

@@ -3,7 +3,7 @@
     python -m ipsecfast.bench.kernel_guest WAY BYTES FOLDER_OF_MODULES
 
 First line: {"expected", "counted"}, instructions of a known loop. Then for each line of input one measurement:
-{"instructions", "idle", "contexts"}. Or {"error": text}, and the end. Topology and gateways are those of the lab.
+{"instructions", "contexts"}. Or {"error": text}, and the end. Topology and gateways are those of the lab.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pyroute2 import IPRoute, WireGuard
 
 from ipsecfast.bench.bulk import send_bulk
-from ipsecfast.bench.counting import Count, calibrate, counted
+from ipsecfast.bench.counting import calibrate, counted
 from ipsecfast.bench.kernel_ways import WAYS, Ours, Plain, Way, Wireguard, Xfrm
 from ipsecfast.lab.netns import A, Addresses, B, Namespace, Site, TwoSites
 from ipsecfast.lab.testbed import GatewayProcess, tunnel_config
@@ -172,10 +172,10 @@ def _add_wireguard(own: X25519PrivateKey, peer_key: X25519PrivateKey, peer: Addr
 # ---- the measurement ----
 
 
-def measure(sites: TwoSites, count: int, labels: Labels) -> tuple[Count, dict[str, int]]:
+def measure(sites: TwoSites, count: int, labels: Labels) -> tuple[int, dict[str, int]]:
     """`count` bytes from host A to host B on a new connection, after some that warm it up.
 
-    Returns what was counted, and the part of each context: the kernel's work for a packet counts for the thread in
+    Returns the instructions, and the part of each context: the kernel's work for a packet counts for the thread in
     whose context it is done.
     """
     command = [sys.executable, "-m", "ipsecfast.bench.bulk", B.host[0], str(PORT), str(WARM_UP), str(count)]
@@ -192,7 +192,7 @@ def measure(sites: TwoSites, count: int, labels: Labels) -> tuple[Count, dict[st
         own = time.thread_time_ns() - own
         contexts = grown(before, task_times(names))
     sink.wait()
-    return result, {"sender": own, **contexts}
+    return result.instructions, {"sender": own, **contexts}
 
 
 def task_times(labels: Labels, proc: Path = Path("/proc")) -> TaskTimes:
@@ -232,8 +232,8 @@ def run(way: Way, count: int, modules: str) -> None:
         with open_way(way, sites) as labels:
             tell(expected=expected, counted=found)
             while sys.stdin.readline():
-                result, contexts = measure(sites, count, labels)
-                tell(instructions=result.instructions, idle=result.idle, contexts=contexts)
+                instructions, contexts = measure(sites, count, labels)
+                tell(instructions=instructions, contexts=contexts)
 
 
 def main() -> None:
