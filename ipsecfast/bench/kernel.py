@@ -72,17 +72,17 @@ def check_loop(line: dict[str, Any]) -> None:
 
 def readings(name: str, count: int, line: dict[str, Any]) -> Iterator[Reading]:
     """What one measurement of `count` bytes says, in instructions a byte: in all, then by context."""
-    row = WAYS[name].row
+    row = (WAYS[name].title,)
     yield Reading(row, COLUMN, "", Better.LOWER, line["instructions"] / count)
     for context in CONTEXTS:
-        spent = line["contexts"].get(context, 0)
-        yield Reading(row, context, "", Better.NEITHER, spent / count)
+        if context in line["contexts"]:
+            yield Reading(row, context, "", Better.NEITHER, line["contexts"][context] / count)
 
 
 def with_ratios(figures: dict[str, Figure]) -> dict[str, Figure]:
     """Beside each way its part of the kernel's own as it comes, where that was measured."""
     found = dict(figures)
-    base = figures.get("/".join((*WAYS[BASE].row, COLUMN)))
+    base = figures.get(f"{WAYS[BASE].title}/{COLUMN}")
     for figure in figures.values():
         if base is not None and figure.column == COLUMN:
             share = ratio(figure.row, OF_KERNEL, figure, base, Better.LOWER)
@@ -91,10 +91,10 @@ def with_ratios(figures: dict[str, Figure]) -> dict[str, Figure]:
 
 
 def requirements() -> tuple[Requirement, ...]:
-    row = "/".join(WAYS[ACCEPTED].row)
+    title = WAYS[ACCEPTED].title
     return (
-        Requirement(f"{row}/{COLUMN}", MOST, "instructions a byte", at_least=False),
-        Requirement(f"{row}/{OF_KERNEL}", 1, "below the kernel's as it comes", at_least=False),
+        Requirement(f"{title}/{COLUMN}", MOST, "instructions a byte", at_least=False),
+        Requirement(f"{title}/{OF_KERNEL}", 1, "below the kernel's as it comes", at_least=False),
     )
 
 
@@ -138,6 +138,6 @@ def command(settings: Settings, ways: str, megabytes: int | None, cpu: str, kern
     parameters = {"ways": names, "megabytes": amount, "cpu": cpu, "guest": kernel.release, "cipher": "AES-128-GCM-16"}
     finish(
         settings, "kernel", figures=with_ratios(outcome.figures), rounds=outcome.rounds, parameters=parameters,
-        row_labels=("through", "how"), notes=[about, *notes, *outcome.notes],
+        row_labels=("way",), notes=[about, *notes, *outcome.notes],
         requirements=requirements(),
     )  # fmt: skip

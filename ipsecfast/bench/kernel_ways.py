@@ -12,7 +12,7 @@ KERNEL_ESP = ("xfrm_user", "esp4", *GCM)
 class Plain:
     """No tunnel: both gateways forward."""
 
-    row: tuple[str, str]
+    title: str
     modules: tuple[str, ...] = ()
 
 
@@ -20,7 +20,7 @@ class Plain:
 class Xfrm:
     """Linux's own ESP in tunnel mode, AES-128-GCM, SAs by `ip xfrm`. `gro`: on all veth devices."""
 
-    row: tuple[str, str]
+    title: str
     udp: bool = False
     gro: bool = False
     modules: tuple[str, ...] = KERNEL_ESP
@@ -30,7 +30,7 @@ class Xfrm:
 class Wireguard:
     """Linux's own WireGuard."""
 
-    row: tuple[str, str]
+    title: str
     modules: tuple[str, ...] = ("wireguard",)
 
 
@@ -38,7 +38,7 @@ class Wireguard:
 class Ours:
     """Two `ipsecfast run` that negotiate AES-128-GCM with a pre-shared key."""
 
-    row: tuple[str, str]
+    title: str
     udp: bool
     engine: str
     modules: tuple[str, ...] = ("tun",)
@@ -47,12 +47,12 @@ class Ours:
 Way = Plain | Xfrm | Wireguard | Ours
 
 WAYS: dict[str, Way] = {
-    "plain": Plain(("plain veth", "routed")),
-    "ours-udp": Ours(("ipsecfast", "in UDP, ipsec-mb"), udp=True, engine="ipsec-mb"),
-    "ours-udp-openssl": Ours(("ipsecfast", "in UDP, openssl"), udp=True, engine="openssl"),
-    "ours-esp": Ours(("ipsecfast", "bare ESP, ipsec-mb"), udp=False, engine="ipsec-mb"),
-    "xfrm": Xfrm(("Linux XFRM", "as it comes")),
-    "xfrm-tuned": Xfrm(("Linux XFRM", "esp4_offload and GRO"), gro=True, modules=("esp4_offload", *KERNEL_ESP)),
-    "xfrm-udp": Xfrm(("Linux XFRM", "in UDP"), udp=True),
-    "wireguard": Wireguard(("Linux WireGuard", "as it comes")),
+    "plain": Plain("plain veth"),
+    "ours-udp": Ours("ours in UDP, ipsec-mb", udp=True, engine="ipsec-mb"),
+    "ours-udp-openssl": Ours("ours in UDP, openssl", udp=True, engine="openssl"),
+    "ours-esp": Ours("ours bare, ipsec-mb", udp=False, engine="ipsec-mb"),
+    "xfrm": Xfrm("kernel XFRM"),
+    "xfrm-tuned": Xfrm("kernel XFRM, esp4_offload, GRO", gro=True, modules=("esp4_offload", *KERNEL_ESP)),
+    "xfrm-udp": Xfrm("kernel XFRM in UDP", udp=True),
+    "wireguard": Wireguard("kernel WireGuard"),
 }
