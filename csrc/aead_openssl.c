@@ -28,6 +28,7 @@
 
 /* What the provider offers for one cipher. */
 struct cipher {
+	EVP_CIPHER *fetched; /* kept: as long as it is there its provider stays loaded */
 	void *provider;
 	OSSL_FUNC_cipher_newctx_fn *new_context;
 	OSSL_FUNC_cipher_freectx_fn *free_context; /* wipes */
@@ -76,16 +77,17 @@ static bool take_functions(struct cipher *cipher, const OSSL_DISPATCH *functions
 	       cipher->get;
 }
 
-/* EVP chooses among the providers as the machine is configured; the cipher stays fetched, so its provider stays loaded. */
+/* EVP chooses among the providers as the machine is configured. */
 static bool find(struct cipher *cipher, const char *name)
 {
-	EVP_CIPHER *fetched = EVP_CIPHER_fetch(NULL, name, NULL);
-	const OSSL_PROVIDER *provider = fetched ? EVP_CIPHER_get0_provider(fetched) : NULL;
+	const OSSL_PROVIDER *provider;
 	const OSSL_ALGORITHM *algorithms;
 	int no_cache;
 
-	if (!provider)
+	cipher->fetched = EVP_CIPHER_fetch(NULL, name, NULL);
+	if (!cipher->fetched)
 		return false;
+	provider = EVP_CIPHER_get0_provider(cipher->fetched);
 	cipher->provider = OSSL_PROVIDER_get0_provider_ctx(provider);
 	algorithms = OSSL_PROVIDER_query_operation(provider, OSSL_OP_CIPHER, &no_cache);
 	for (; algorithms && algorithms->algorithm_names; algorithms++)
