@@ -65,17 +65,19 @@ static bool has_room(const struct ipsf_packet *packet)
 }
 
 /* What can be sealed has room for ESP, and in transport mode an IP header that the outer one can replace; how many are left. */
-static unsigned encapsulate(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
+static unsigned admit(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *const *packets, unsigned n)
 {
-	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
+	const bool transport = sa->mode == IPSF_MODE_TRANSPORT;
 	unsigned ready = 0;
 
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_packet *packet = packets[i];
 
-		decide_outer(sa, path, packet);
-		if (sa->mode == IPSF_MODE_TRANSPORT && !cut_ip_header(path, packet))
-			continue;
+		if (transport) {
+			decide_outer(sa, path, packet);
+			if (!cut_ip_header(path, packet))
+				continue;
+		}
 		if (IPSF_LIKELY(has_room(packet)))
 			ready++;
 		else
@@ -136,45 +138,48 @@ static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, ui
 	packet->headroom = (uint16_t)(packet->headroom - IPSF_ESP_TEXT);
 }
 
-static void mark_refused(struct ipsf_packet *const *sealed, const struct ipsf_aead_op *ops, unsigned n)
+/* The packets that get the reserved numbers, in their order: all, mostly. Those beyond are refused. */
+static struct ipsf_packet *const *numbered(struct ipsf_packet *const *packets, unsigned n, unsigned reserved, enum ipsf_drop beyond,
+					   struct ipsf_packet **some)
 {
-	for (unsigned i = 0; i < n; i++)
-		if (!ops[i].ok)
-			drop(sealed[i], IPSF_DROP_CRYPTO);
+	unsigned k = 0;
+
+	if (IPSF_LIKELY(reserved == n))
+		return packets;
+	for (unsigned i = 0; i < n; i++) {
+		if (packets[i]->drop)
+			continue;
+		if (k == reserved)
+			drop(packets[i], beyond);
+		else
+			some[k++] = packets[i];
+	}
+	return some;
 }
 
-/*
- * Gives the numbers out in order and seals; the bytes that got one, ESP's own apart. Packets beyond the reserved numbers are
- * refused.
- */
-static uint64_t seal(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n, uint64_t first,
-		     unsigned reserved)
+/* Gives the numbers out in order and seals; the bytes that got one, ESP's own apart. False: the engine failed on some. */
+static bool seal(struct ipsf_sa_out *sa, const struct ipsf_path *path, unsigned worker, struct ipsf_packet *const *packets,
+		 unsigned n, uint64_t first, uint64_t *bytes)
 {
-	enum ipsf_drop beyond = sa->hard_packets && first + reserved > sa->hard_packets ? IPSF_DROP_SA_EXPIRED :
-											  IPSF_DROP_SEQUENCE_EXHAUSTED;
+	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
-	struct ipsf_packet *sealed[IPSF_BATCH_MAX];
-	uint64_t bytes = 0;
-	unsigned k = 0, ok = 1;
+	unsigned ok = 1;
 
+	*bytes = 0;
 	for (unsigned i = 0; i < n; i++) {
-		if (IPSF_UNLIKELY(packets[i]->drop))
-			continue;
-		if (IPSF_UNLIKELY(k == reserved)) {
-			drop(packets[i], beyond);
-			continue;
-		}
-		bytes += packets[i]->length;
+		if (tunnel)
+			decide_outer(sa, path, packets[i]);
+		*bytes += packets[i]->length;
 		add_trailer(sa, packets[i]);
-		prepare(sa, packets[i], first + k, &ops[k]);
-		sealed[k++] = packets[i];
+		prepare(sa, packets[i], first + i, &ops[i]);
 	}
-	sa->engine->seal(sa->key, worker, ops, k);
-	for (unsigned i = 0; i < k; i++)
+	sa->engine->seal(sa->key, worker, ops, n);
+	for (unsigned i = 0; i < n; i++)
 		ok &= ops[i].ok;
-	if (IPSF_UNLIKELY(!ok))
-		mark_refused(sealed, ops, k);
-	return bytes;
+	for (unsigned i = 0; i < n && IPSF_UNLIKELY(!ok); i++)
+		if (!ops[i].ok)
+			drop(packets[i], IPSF_DROP_CRYPTO);
+	return ok;
 }
 
 /* The limits that this run has passed. */
@@ -200,17 +205,22 @@ static unsigned refuse_all(struct ipsf_sa_out *sa, struct ipsf_packet *const *pa
 
 unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n)
 {
-	uint64_t first, bytes;
+	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
+	struct ipsf_packet *some[IPSF_BATCH_MAX];
+	uint64_t first, bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
+	enum ipsf_drop beyond;
 	unsigned ready, reserved;
+	bool sealed;
 
-	bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
 	if (sa->hard_bytes && bytes >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch a worker */
 		return refuse_all(sa, packets, n);
-	ready = encapsulate(sa, packets, n);
+	ready = admit(sa, path, packets, n);
 	reserved = reserve(sa, ready, &first);
-	bytes = seal(sa, worker, packets, n, first, reserved);
+	beyond = sa->hard_packets && first + reserved > sa->hard_packets ? IPSF_DROP_SA_EXPIRED : IPSF_DROP_SEQUENCE_EXHAUSTED;
+	sealed = seal(sa, path, worker, numbered(packets, n, reserved, beyond, some), reserved, first, &bytes);
 	bytes += atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed);
-	ipsf_sa_count_drops(sa->drops, packets, n);
+	if (IPSF_UNLIKELY(!sealed || reserved < n))
+		ipsf_sa_count_drops(sa->drops, packets, n);
 	return lifetime(sa, first + reserved - 1, bytes, reserved < ready);
 }
 

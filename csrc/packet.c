@@ -135,15 +135,6 @@ static unsigned first_dropped(const struct ipsf_batch *batch)
 	return i;
 }
 
-uint64_t ipsf_batch_packets(const struct ipsf_batch *batch)
-{
-	uint64_t packets = 0;
-
-	for (unsigned i = 0; i < batch->n; i++)
-		packets += ipsf_packet_count(batch->packet[i]);
-	return packets;
-}
-
 /* Some of a super-packet's datagrams did not leave: they are counted, the rest goes on as what was sent. */
 static bool lost_in_part(struct ipsf_packet *packet, uint64_t drops[IPSF_DROP_COUNT])
 {

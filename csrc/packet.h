@@ -128,11 +128,25 @@ void ipsf_buffer_release(struct ipsf_buffer *buffer); /* one user less; the last
 void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool);
 /* Appends a descriptor for length bytes at data inside buffer (takes over one user); NULL when the batch is full. */
 struct ipsf_packet *ipsf_batch_add(struct ipsf_batch *batch, struct ipsf_buffer *buffer, uint8_t *data, uint32_t length);
-/* How many packets of the wire are in it. */
-uint64_t ipsf_batch_packets(const struct ipsf_batch *batch);
 /* Counts the marked packets into drops[], recycles them and closes the gaps; order is kept. A super-packet of which only a
  * part is lost stays, with what did leave. */
 void ipsf_batch_sweep(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
+/* What is counted of a batch: packets of the wire and their bytes. */
+struct ipsf_volume {
+	uint64_t packets, bytes;
+};
+
+static inline struct ipsf_volume ipsf_batch_volume(const struct ipsf_batch *batch)
+{
+	struct ipsf_volume volume = {0, 0};
+
+	for (unsigned i = 0; i < batch->n; i++) {
+		volume.packets += ipsf_packet_count(batch->packet[i]);
+		volume.bytes += batch->packet[i]->length;
+	}
+	return volume;
+}
+
 /* Recycles everything that is left: the batch was sent. */
 void ipsf_batch_clear(struct ipsf_batch *batch);
 

@@ -1,5 +1,6 @@
 #include "pipeline.h"
 
+#include "algorithm.h"
 #include "ip.h"
 #include "runs.h"
 #include "udpencap.h"
@@ -111,22 +112,25 @@ static void decide(struct ipsf_pipeline *p, const struct ipsf_children *children
 		protect(p, children, flow, decision, last, packet);
 }
 
-/* Every packet has its SA, or is marked. */
-static void choose(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
+/* Every packet has its SA, or is marked. True: some are marked. */
+static bool choose(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
 {
 	const struct ipsf_spd *spd = atomic_load_explicit(&p->published->spd, memory_order_acquire);
 	const struct ipsf_children *children = atomic_load_explicit(&p->published->children, memory_order_acquire);
 	const uint64_t generation = ipsf_spd_generation(spd);
 	struct last_child last = {0};
 	struct ipsf_flow flow;
+	unsigned marked = 0;
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
-		if (!ipsf_ip_parse(packet))
-			continue;
-		ipsf_flow_of(packet, &flow);
-		const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, generation, &flow);
-		decide(p, children, &flow, &decision, &last, packet);
+		if (IPSF_LIKELY(ipsf_ip_parse(packet))) {
+			ipsf_flow_of(packet, &flow);
+			const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, generation, &flow);
+			decide(p, children, &flow, &decision, &last, packet);
+		}
+		marked |= packet->drop;
 	}
+	return marked;
 }
 
 /* Packets of one SA from the first on that one call seals: a super-packet alone, or those before the next. */
@@ -156,8 +160,8 @@ static void seal_run(struct ipsf_pipeline *p, struct ipsf_pool *pool, struct ips
 void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
 	struct ipsf_runs runs;
-	choose(p, batch);
-	ipsf_batch_sweep(batch, p->drops);
+	if (choose(p, batch))
+		ipsf_batch_sweep(batch, p->drops);
 	ipsf_runs_begin(&runs, batch);
 	while (ipsf_runs_next(&runs)) { /* BYPASS packets have no SA */
 		if (runs.packet[0]->sa.out)
@@ -194,7 +198,7 @@ static void hand_over(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 /* RFC 4303 s3.4.2: the SA by its SPI alone, for all of them are unicast. */
 static void find_sa(struct ipsf_pipeline *p, struct ipsf_packet *packet)
 {
-	if (packet->length < 8) {
+	if (packet->length < IPSF_ESP_HEADER) {
 		packet->drop = IPSF_DROP_TOO_SHORT;
 		return;
 	}
@@ -268,16 +272,34 @@ static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf
 		memset(&sa->reported, 0, sizeof sa->reported);
 }
 
+/*
+ * Every packet has its SA, or is marked. True: some are marked. Neighbours mostly belong to one SA: what begins with its SPI, which is
+ * never 0, is its ESP, whatever carries it.
+ */
+static bool assign(struct ipsf_pipeline *p, struct ipsf_batch *batch)
+{
+	struct ipsf_sa_in *last = NULL;
+	unsigned marked = 0;
+	for (unsigned i = 0; i < batch->n; i++) {
+		struct ipsf_packet *packet = batch->packet[i];
+		if (IPSF_LIKELY(last && packet->length >= IPSF_ESP_HEADER && ipsf_read32(packet->data) == last->spi)) {
+			packet->sa.in = last;
+		} else {
+			classify(p, packet);
+			last = packet->drop ? last : packet->sa.in;
+		}
+		if (!packet->drop && packet->sa.in->mode == IPSF_MODE_TRANSPORT)
+			give_headroom(batch, packet);
+		marked |= packet->drop;
+	}
+	return marked;
+}
+
 void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
 	struct ipsf_runs runs;
-	for (unsigned i = 0; i < batch->n; i++) {
-		struct ipsf_packet *packet = batch->packet[i];
-		classify(p, packet);
-		if (!packet->drop && packet->sa.in->mode == IPSF_MODE_TRANSPORT)
-			give_headroom(batch, packet);
-	}
-	ipsf_batch_sweep(batch, p->drops);
+	if (assign(p, batch))
+		ipsf_batch_sweep(batch, p->drops);
 	ipsf_runs_begin(&runs, batch);
 	while (ipsf_runs_next(&runs))
 		open_run(p, runs.packet[0]->sa.in, runs.packet, runs.n);

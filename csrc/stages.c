@@ -319,26 +319,20 @@ static void spend(struct ipsf_stage_bench *b, enum ipsf_stage stage, uint64_t si
 	b->ticks[stage] += ipsf_ticks() - since;
 }
 
-static uint64_t bytes_of(const struct ipsf_batch *batch)
-{
-	uint64_t bytes = 0;
-	for (unsigned i = 0; i < batch->n; i++)
-		bytes += batch->packet[i]->length;
-	return bytes;
-}
-
 /* What a worker counts before and after a journey. */
 static void count_received(struct ipsf_stage_bench *b, const struct ipsf_batch *batch, enum ipsf_direction direction)
 {
-	ipsf_stats_add(&b->stats.rx_packets[direction], batch->n);
-	ipsf_stats_add(&b->stats.rx_bytes[direction], bytes_of(batch));
+	const struct ipsf_volume received = ipsf_batch_volume(batch);
+	ipsf_stats_add(&b->stats.rx_packets[direction], received.packets);
+	ipsf_stats_add(&b->stats.rx_bytes[direction], received.bytes);
 }
 
 static void count_sent(struct ipsf_stage_bench *b, struct ipsf_batch *batch, enum ipsf_direction direction)
 {
 	ipsf_batch_sweep(batch, b->pipeline.drops); /* what the port refused */
-	ipsf_stats_add(&b->stats.tx_packets[direction], batch->n);
-	ipsf_stats_add(&b->stats.tx_bytes[direction], bytes_of(batch));
+	const struct ipsf_volume sent = ipsf_batch_volume(batch);
+	ipsf_stats_add(&b->stats.tx_packets[direction], sent.packets);
+	ipsf_stats_add(&b->stats.tx_bytes[direction], sent.bytes);
 	ipsf_stats_take_drops(&b->stats, b->pipeline.drops);
 	ipsf_stats_add(&b->stats.consumed, b->pipeline.consumed);
 	b->pipeline.consumed = 0;

@@ -147,14 +147,6 @@ void ipsf_worker_free(struct ipsf_worker *worker)
 
 /* ---- receiving and sending, and what is counted there ---- */
 
-static uint64_t bytes_of(const struct ipsf_batch *batch)
-{
-	uint64_t bytes = 0;
-	for (unsigned i = 0; i < batch->n; i++)
-		bytes += batch->packet[i]->length;
-	return bytes;
-}
-
 /* What the port lost before it could be read counts as received and dropped. The number in the batch, or IPSF_ESYS. */
 static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf_direction direction)
 {
@@ -163,8 +155,9 @@ static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf
 	const uint64_t lost = ipsf_stats_take_drops(stats, worker->pipeline.drops);
 	if (n <= 0 && lost == 0)
 		return n;
-	ipsf_stats_add(&stats->rx_packets[direction], ipsf_batch_packets(worker->batch) + lost);
-	ipsf_stats_add(&stats->rx_bytes[direction], bytes_of(worker->batch));
+	const struct ipsf_volume received = ipsf_batch_volume(worker->batch);
+	ipsf_stats_add(&stats->rx_packets[direction], received.packets + lost);
+	ipsf_stats_add(&stats->rx_bytes[direction], received.bytes);
 	return n;
 }
 
@@ -218,8 +211,9 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 	struct ipsf_pipeline *p = &worker->pipeline;
 	struct ipsf_stats *stats = &worker->stats;
 	ipsf_batch_sweep(worker->batch, p->drops);
-	ipsf_stats_add(&stats->tx_packets[direction], ipsf_batch_packets(worker->batch));
-	ipsf_stats_add(&stats->tx_bytes[direction], bytes_of(worker->batch));
+	const struct ipsf_volume sent = ipsf_batch_volume(worker->batch);
+	ipsf_stats_add(&stats->tx_packets[direction], sent.packets);
+	ipsf_stats_add(&stats->tx_bytes[direction], sent.bytes);
 	ipsf_batch_clear(worker->batch);
 	ipsf_stats_take_drops(stats, p->drops);
 	ipsf_stats_add(&stats->consumed, p->consumed);
