@@ -7,14 +7,13 @@ extern const struct ipsf_aead_engine ipsf_aead_ipsecmb;
 #endif
 
 /*
- * The order is what "auto" prefers. One packet of AES-128-GCM, fresh IV, one core of a Zen 4 (AVX-512, VAES),
- * nanoseconds; `make bench` measures it anew. EVP's price is per call, so small packets gain most. ipsec-mb's direct
- * calls, as we use them, beat its job interface (47 at 64 bytes, 149 at 1,400), which gains only where one packet can't
- * fill the AES units.
+ * The order is what "auto" prefers; a gateway measures its machine and chooses by name (ipsecfast/engines.py). One packet of
+ * AES-128-GCM, fresh IV, one core of a Zen 5 (AVX-512, VAES), nanoseconds; `ipsecfast bench stages` measures it anew. ipsec-mb's
+ * direct calls, as we use them, beat its job interface here, which gains only where one packet can't fill the AES units.
  *
- *     bytes        64   256   576   1,400   8,900
- *     openssl     210   249   307     498   2,013
- *     ipsec-mb     31    42    68     133     723
+ *     bytes        64   1,400
+ *     openssl     107     347   (3.0: no wide VAES)
+ *     ipsec-mb     23      74
  */
 static const struct ipsf_aead_engine *const engines[] = {
 #ifdef IPSF_HAVE_IPSECMB

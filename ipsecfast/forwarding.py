@@ -20,6 +20,7 @@ from ipsecfast.dataplane import (
     UdpPort,
     esp_overhead,
 )
+from ipsecfast.engines import resolve_engine
 from ipsecfast.errors import DataPlaneError
 from ipsecfast.model import (
     MIN_IPV6_MTU,
@@ -46,7 +47,8 @@ class Forwarding:
         self.config = config
         self.mtu = 0
         self.workers = worker_count(config)
-        self.data_plane = DataPlane(engine=config.engine)
+        self.engine = resolve_engine(config.engine)
+        self.data_plane = DataPlane(engine=self.engine.engine)
         self._connections = connections
         self._netlink = netlink
         self._network = TunNetwork(netlink, device=config.tun, table=config.table, mark=config.mark)

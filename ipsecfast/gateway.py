@@ -203,11 +203,12 @@ class Gateway:
 
     def _tell_that_it_runs(self, versions: list[int]) -> None:
         families = " and ".join(f"IPv{version}" for version in versions)
+        engine = self._forwarding.engine
         log_event(
             logging.INFO,
             "running",
             f"ready over {families}: device {self.config.tun} (MTU {self._forwarding.mtu}), "
-            f"engine {self._forwarding.data_plane.engine}, control socket {self.config.control}",
+            f"engine {engine.engine} ({engine.why}), control socket {self.config.control}",
         )
 
     async def _say_goodbye(self) -> None:

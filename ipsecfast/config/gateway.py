@@ -15,7 +15,7 @@ DEFAULT_MARK = 0x69707366  # "ipsf"
 
 
 class Engine(StrEnum):
-    """The AEAD engines by the names of the data plane; `auto` takes the fastest that is built in."""
+    """The AEAD engines by the names of the data plane; `auto` takes the fastest, measured at the start."""
 
     AUTO = "auto"
     OPENSSL = "openssl"
