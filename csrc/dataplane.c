@@ -548,29 +548,6 @@ int ipsf_dataplane_next_event(struct ipsf_dataplane *dp, struct ipsf_event *even
 	return take_event(dp, event, data, size); /* what came before it was silent */
 }
 
-static void read_drops(const _Atomic uint64_t *from, uint64_t *to)
-{
-	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
-		to[i] = atomic_load_explicit(&from[i], memory_order_relaxed);
-}
-
-static void status_out(const struct ipsf_sa_out *sa, bool active, struct ipsf_sa_status *status)
-{
-	const uint64_t sequence = ipsf_sa_out_sequence(sa);
-	*status = (struct ipsf_sa_status){.spi = sa->spi, .reqid = sa->reqid, .active = active, .packets = sequence,
-					  .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed), .sequence = sequence};
-	read_drops(sa->drops, status->drops);
-}
-
-static void status_in(const struct ipsf_sa_in *sa, struct ipsf_sa_status *status)
-{
-	*status = (struct ipsf_sa_status){.spi = sa->spi, .reqid = sa->reqid, .inbound = 1, .active = 1,
-					  .packets = atomic_load_explicit(&sa->packets, memory_order_relaxed),
-					  .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed),
-					  .sequence = ipsf_replay_top(sa->replay)};
-	read_drops(sa->drops, status->drops);
-}
-
 /* One SA after the other: the outbound ones by their children, then the inbound ones by their SPIs. */
 struct sa_walk {
 	uint32_t child_cursor, sad_cursor;
@@ -591,38 +568,53 @@ static bool next_sa(const struct ipsf_dataplane *dp, struct sa_walk *walk)
 	return walk->in != NULL;
 }
 
+static uint64_t all_dropped(const _Atomic(struct ipsf_sa_drops *) *drops)
+{
+	uint64_t sum = 0;
+	for (unsigned i = 0; i < IPSF_DROP_COUNT && atomic_load(drops); i++)
+		sum += ipsf_sa_dropped(drops, i);
+	return sum;
+}
+
+static struct ipsf_sa_count count_out(const struct ipsf_sa_out *sa, bool active)
+{
+	const uint64_t sequence = ipsf_sa_out_sequence(sa);
+	return (struct ipsf_sa_count){.spi = sa->spi, .reqid = sa->reqid, .active = active, .packets = sequence,
+				      .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed), .sequence = sequence,
+				      .drops = all_dropped(&sa->drops)};
+}
+
+static struct ipsf_sa_count count_in(const struct ipsf_sa_in *sa)
+{
+	return (struct ipsf_sa_count){.spi = sa->spi, .reqid = sa->reqid, .inbound = 1, .active = 1,
+				      .packets = atomic_load_explicit(&sa->packets, memory_order_relaxed),
+				      .bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed),
+				      .sequence = ipsf_replay_top(sa->replay), .drops = all_dropped(&sa->drops)};
+}
+
+static struct ipsf_sa_count count_sa(const struct sa_walk *walk)
+{
+	return walk->out ? count_out(walk->out, atomic_load(&walk->child->active) == walk->out) : count_in(walk->in);
+}
+
 size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n)
 {
 	struct sa_walk walk = {.child = NULL};
 	for (size_t i = 0; i < n && next_sa(dp, &walk); i++) {
-		if (walk.out)
-			status_out(walk.out, atomic_load(&walk.child->active) == walk.out, &status[i]);
-		else
-			status_in(walk.in, &status[i]);
+		const struct ipsf_sa_count count = count_sa(&walk);
+		status[i] = (struct ipsf_sa_status){.spi = count.spi, .reqid = count.reqid, .inbound = count.inbound,
+						    .active = count.active, .packets = count.packets, .bytes = count.bytes,
+						    .sequence = count.sequence};
+		for (unsigned reason = 0; reason < IPSF_DROP_COUNT; reason++)
+			status[i].drops[reason] = ipsf_sa_dropped(walk.out ? &walk.out->drops : &walk.in->drops, reason);
 	}
 	return dp->n_out + dp->published.sad.count;
-}
-
-static uint64_t sum_drops(const uint64_t drops[IPSF_DROP_COUNT])
-{
-	uint64_t sum = 0;
-	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
-		sum += drops[i];
-	return sum;
 }
 
 size_t ipsf_dataplane_sa_counts(const struct ipsf_dataplane *dp, struct ipsf_sa_count *counts, size_t n)
 {
 	struct sa_walk walk = {.child = NULL};
-	struct ipsf_sa_status status;
-	for (size_t i = 0; i < n && next_sa(dp, &walk); i++) {
-		if (walk.out)
-			status_out(walk.out, atomic_load(&walk.child->active) == walk.out, &status);
-		else
-			status_in(walk.in, &status);
-		counts[i] = (struct ipsf_sa_count){.spi = status.spi, .reqid = status.reqid, .inbound = status.inbound,
-						   .active = status.active, .packets = status.packets, .bytes = status.bytes,
-						   .sequence = status.sequence, .drops = sum_drops(status.drops)};
-	}
+	for (size_t i = 0; i < n && next_sa(dp, &walk); i++)
+		counts[i] = count_sa(&walk);
 	return dp->n_out + dp->published.sad.count;
 }

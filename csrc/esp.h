@@ -51,11 +51,11 @@ static inline unsigned ipsf_notice_once(_Atomic uint32_t *told, unsigned notices
 }
 
 /* Drops of one SA, counted apart from the worker's. */
-static inline void ipsf_sa_count_drops(_Atomic uint64_t drops[IPSF_DROP_COUNT], struct ipsf_packet *const *packets, unsigned n)
+static inline void ipsf_sa_count_drops(_Atomic(struct ipsf_sa_drops *) *drops, struct ipsf_packet *const *packets, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		if (IPSF_UNLIKELY(packets[i]->drop))
-			atomic_fetch_add_explicit(&drops[packets[i]->drop], ipsf_packet_count(packets[i]), memory_order_relaxed);
+			ipsf_sa_count_drop(drops, packets[i]->drop, ipsf_packet_count(packets[i]));
 }
 
 #endif

@@ -291,7 +291,7 @@ static unsigned refuse_all(struct ipsf_sa_in *sa, struct ipsf_packet *const *pac
 {
 	for (unsigned i = 0; i < n; i++)
 		refuse(packets[i], IPSF_DROP_SA_EXPIRED);
-	ipsf_sa_count_drops(sa->drops, packets, n);
+	ipsf_sa_count_drops(&sa->drops, packets, n);
 	return news(sa);
 }
 
@@ -314,6 +314,6 @@ unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf
 		notices = follow(sa, o.newest, moved);
 	count(sa, o.authentic, o.bytes);
 	if (IPSF_UNLIKELY(dropped))
-		ipsf_sa_count_drops(sa->drops, packets, n);
+		ipsf_sa_count_drops(&sa->drops, packets, n);
 	return notices | news(sa);
 }

@@ -199,7 +199,7 @@ static unsigned refuse_all(struct ipsf_sa_out *sa, struct ipsf_packet *const *pa
 {
 	for (unsigned i = 0; i < n; i++)
 		drop(packets[i], IPSF_DROP_SA_EXPIRED);
-	ipsf_sa_count_drops(sa->drops, packets, n);
+	ipsf_sa_count_drops(&sa->drops, packets, n);
 	return ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
 }
 
@@ -220,7 +220,7 @@ unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_pac
 	sealed = seal(sa, path, worker, numbered(packets, n, reserved, beyond, some), reserved, first, &bytes);
 	bytes += atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed);
 	if (IPSF_UNLIKELY(!sealed || reserved < n))
-		ipsf_sa_count_drops(sa->drops, packets, n);
+		ipsf_sa_count_drops(&sa->drops, packets, n);
 	return lifetime(sa, first + reserved - 1, bytes, reserved < ready);
 }
 

@@ -74,7 +74,7 @@ static uint32_t seal_segment(const struct cut *cut, unsigned i, uint32_t *datagr
 static void count(struct ipsf_sa_out *sa, uint64_t drops[IPSF_DROP_COUNT], enum ipsf_drop reason, unsigned n)
 {
 	drops[reason] += n;
-	atomic_fetch_add_explicit(&sa->drops[reason], n, memory_order_relaxed);
+	ipsf_sa_count_drop(&sa->drops, reason, n);
 }
 
 /* The packet is now the n datagrams in buffer, length bytes. */
@@ -117,7 +117,7 @@ static enum ipsf_drop beyond(const struct ipsf_sa_out *sa, uint64_t next)
 static void refuse(struct ipsf_sa_out *sa, struct ipsf_packet *packet, enum ipsf_drop reason)
 {
 	packet->drop = (uint8_t)reason;
-	ipsf_sa_count_drops(sa->drops, &packet, 1);
+	ipsf_sa_count_drops(&sa->drops, &packet, 1);
 }
 
 static unsigned refuse_expired(struct ipsf_sa_out *sa, struct ipsf_packet *packet)

@@ -16,6 +16,30 @@ enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap)
 	return path->remote.version == 6 ? IPSF_CARRIER_RAW6 : IPSF_CARRIER_RAW4;
 }
 
+void ipsf_sa_count_drop(_Atomic(struct ipsf_sa_drops *) *place, unsigned reason, uint64_t n)
+{
+	struct ipsf_sa_drops *drops = atomic_load(place);
+
+	if (!drops) {
+		struct ipsf_sa_drops *made = calloc(1, sizeof *made);
+
+		if (!made)
+			return;
+		if (atomic_compare_exchange_strong(place, &drops, made))
+			drops = made;
+		else
+			free(made); /* another worker was first */
+	}
+	atomic_fetch_add_explicit(&drops->by[reason], n, memory_order_relaxed);
+}
+
+uint64_t ipsf_sa_dropped(const _Atomic(struct ipsf_sa_drops *) *place, unsigned reason)
+{
+	const struct ipsf_sa_drops *drops = atomic_load(place);
+
+	return drops ? atomic_load_explicit(&drops->by[reason], memory_order_relaxed) : 0;
+}
+
 static bool is_version(uint8_t version)
 {
 	return version == 4 || version == 6;
@@ -134,6 +158,7 @@ void ipsf_sa_out_free(struct ipsf_sa_out *sa)
 	if (sa->key)
 		sa->engine->key_free(sa->key);
 	free((void *)(uintptr_t)atomic_load(&sa->path));
+	free(atomic_load(&sa->drops));
 	ipsf_wipe(sa, sizeof *sa);
 	free(sa);
 }
@@ -237,6 +262,7 @@ void ipsf_sa_in_free(struct ipsf_sa_in *sa)
 		sa->engine->key_free(sa->key);
 	ipsf_replay_free(sa->replay);
 	free((void *)(uintptr_t)atomic_load(&sa->path));
+	free(atomic_load(&sa->drops));
 	free((void *)(uintptr_t)sa->local_ts);
 	free((void *)(uintptr_t)sa->remote_ts);
 	ipsf_wipe(sa, sizeof *sa);

@@ -21,6 +21,11 @@ enum ipsf_notice {
 	IPSF_NOTICE_HARD_LIFETIME = 8u,
 };
 
+/* Most SAs never drop a packet: the counters are made with the first one. */
+struct ipsf_sa_drops {
+	_Atomic uint64_t by[IPSF_DROP_COUNT];
+};
+
 struct ipsf_sa_out {
 	/* immutable */
 	const struct ipsf_aead_engine *engine;
@@ -38,7 +43,7 @@ struct ipsf_sa_out {
 	_Atomic uint32_t told;                  /* enum ipsf_notice already raised */
 	/* cold */
 	struct ipsf_sa_out *next __attribute__((aligned(IPSF_CACHE_LINE)));
-	_Atomic uint64_t drops[IPSF_DROP_COUNT];
+	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
 };
 
 /* Addresses from first to first + span, host order. */
@@ -68,7 +73,7 @@ struct ipsf_sa_in {
 	/* cold */
 	_Atomic(struct ipsf_sa_in *) next __attribute__((aligned(IPSF_CACHE_LINE))); /* of the SAD slot */
 	struct ipsf_path reported;              /* the path last told by PEER_MOVED; the owner writes */
-	_Atomic uint64_t drops[IPSF_DROP_COUNT];
+	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
 };
 
 /* As ipsf_sa_out_new and ipsf_sa_in_new, for n_workers. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
@@ -76,6 +81,13 @@ IPSF_MUST_CHECK int ipsf_sa_out_create(const struct ipsf_sa_params *params, cons
 				       unsigned n_workers, struct ipsf_sa_out **sa);
 IPSF_MUST_CHECK int ipsf_sa_in_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine,
 				      unsigned n_workers, struct ipsf_sa_in **sa);
+
+/*
+ * Counts n packets that an SA dropped for a reason; any worker. Where there is no memory for the first they are counted by the
+ * worker only.
+ */
+void ipsf_sa_count_drop(_Atomic(struct ipsf_sa_drops *) *drops, unsigned reason, uint64_t n);
+uint64_t ipsf_sa_dropped(const _Atomic(struct ipsf_sa_drops *) *drops, unsigned reason);
 
 /* A path's carrier: (udp_encap, version of path->remote). */
 enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap);

@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ipsecfast.arrays import SA_COUNT_DTYPE
 from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
 from ipsecfast.dataplane import (
     DROP_HELP,
@@ -28,12 +32,11 @@ from ipsecfast.model import (
     ConnectionConfig,
     DataPlaneEvent,
     Path,
-    Policy,
     SaParams,
     TransformType,
 )
 from ipsecfast.netlink import Netlink, TunNetwork
-from ipsecfast.spd import ChildKey, Selectors, SpdBook
+from ipsecfast.spd import ChildKey, Selectors, SpdBook, SpdChange
 from ipsecfast.steps import Steps
 from ipsecfast.threads import start_workers, worker_count
 
@@ -53,9 +56,9 @@ class Forwarding:
         self._netlink = netlink
         self._network = TunNetwork(netlink, device=config.tun, table=config.table, mark=config.mark)
         self._book = SpdBook(config.policies, connections)
-        self._published: list[Policy] | None = None
+        self._spd_behind = self._routes_behind = True  # nothing is published yet
         self._udp_ports: dict[int, UdpPort] = {}
-        self._inbound_packets: dict[int, int] = {}
+        self._inbound = np.zeros(0, SA_COUNT_DTYPE)  # as `seen_inbound` saw them last
 
     # ---- setting up ----
 
@@ -75,7 +78,7 @@ class Forwarding:
         told += self._network.bring_up(self.mtu, versions)
         steps.add("routes and rules", self._close_network)
         self._network.add_rules(self.config.policies, versions)
-        self._publish()
+        self._publish(None)
         return told
 
     def _open_outer(self, steps: Steps, versions: Iterable[int]) -> list[list[Port]]:
@@ -127,10 +130,9 @@ class Forwarding:
 
     def seen_inbound(self) -> list[int]:
         """The inbound SPIs on which authentic packets arrived since the last call."""
-        packets = {sa["spi"]: sa["packets"] for sa in self.data_plane.sa_stats() if sa["inbound"]}
-        grown = [spi for spi, count in packets.items() if count > self._inbound_packets.get(spi, 0)]
-        self._inbound_packets = packets
-        return grown
+        counts = self.data_plane.sa_stats_array()
+        known, self._inbound = self._inbound, counts[counts["inbound"]]
+        return grown_since(known, self._inbound)
 
     # ---- what goes in ----
 
@@ -142,8 +144,7 @@ class Forwarding:
         except DataPlaneError:
             self.data_plane.remove_inbound(inbound.spi)
             raise
-        self._book.add_sa(child, inbound)
-        self._publish()
+        self._publish(self._book.add_sa(child, inbound))
         if activate:
             self.data_plane.activate_outbound(outbound.reqid, outbound.spi)
 
@@ -153,26 +154,37 @@ class Forwarding:
     def remove(self, reqid: int, inbound_spi: int, outbound_spi: int) -> None:
         self.data_plane.remove_outbound(reqid, outbound_spi)
         self.data_plane.remove_inbound(inbound_spi)
-        self._book.remove_sa(reqid, inbound_spi)
-        self._publish()
+        self._publish(self._book.remove_sa(reqid, inbound_spi))
 
     def move(self, reqid: int, inbound_spi: int, outbound_spi: int, path: Path) -> None:
         self.data_plane.move_peer(reqid, inbound_spi, outbound_spi, path)
 
     def trap(self, child: ChildKey, reqid: int, local_ts: Selectors, remote_ts: Selectors) -> None:
-        self._book.add_trap(child, reqid, local_ts, remote_ts)
-        self._publish()
+        self._publish(self._book.add_trap(child, reqid, local_ts, remote_ts))
 
     def release_held(self, reqid: int) -> None:
         self.data_plane.release_held(reqid)
 
-    def _publish(self) -> None:
-        """SPD first, routes second: a packet that a new route leads here meets its policy."""
-        policies = self._book.policies()
-        if policies != self._published:
-            self.data_plane.publish_spd(policies)
-            self._published = policies
-            self._network.set_routes(self._book.routes(self._netlink.addresses()))
+    def _publish(self, change: SpdChange | None) -> None:
+        """SPD first, routes second: a packet that a new route leads here meets its policy.
+
+        What the data plane or the kernel refused is made good, as a whole, with the next change.
+        """
+        if self._spd_behind or change is not None:
+            behind, self._spd_behind = self._spd_behind, True
+            if behind or change is None:
+                self.data_plane.publish_spd(self._book.policies())
+            else:
+                self.data_plane.replace_policies(change.index, change.removed, change.policies)
+            self._spd_behind = False
+        if self._routes_behind or self._book.routes.touched:
+            behind, self._routes_behind = self._routes_behind, True
+            changes = self._book.routes.changes(self._netlink.addresses())
+            if behind:
+                self._network.set_routes(self._book.routes.routes())
+            else:
+                self._network.change_routes(changes)
+            self._routes_behind = False
 
     def traps(self) -> list[ChildKey]:
         return self._book.trapped()
@@ -194,3 +206,14 @@ class Forwarding:
 def _close(ports: Iterable[Port]) -> None:
     for port in ports:
         port.close()
+
+
+def grown_since(before: NDArray[np.void], now: NDArray[np.void]) -> list[int]:
+    """The SPIs of those SAs (SA_COUNT_DTYPE, each SPI once) that have more packets than before, or any and are new."""
+    known, packets = before["spi"], np.zeros(len(now), np.uint64)
+    if len(known):
+        order = np.argsort(known)
+        place = order[np.searchsorted(known, now["spi"], sorter=order) % len(known)]
+        packets = np.where(known[place] == now["spi"], before["packets"][place], 0)
+    grown: list[int] = now["spi"][now["packets"] > packets].tolist()
+    return grown

@@ -37,7 +37,7 @@ from ipsecfast.ike.actions import (
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
-from ipsecfast.model import IKE_PORT, ChildConfig, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
+from ipsecfast.model import IKE_PORT, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
 from ipsecfast.netlink import Netlink
 from ipsecfast.preflight import (
     advice,
@@ -104,6 +104,11 @@ class Gateway:
     def __init__(self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]) -> None:
         self.config = config
         self.connections = tuple(self._resolved(connection, netlink, addresses) for connection in config.connections)
+        self._children = {
+            (connection.name, child.name): (connection, child)
+            for connection in self.connections
+            for child in connection.children
+        }
         self.counters: Counter[str] = Counter()
         self._steps = Steps()
         self._control = ControlServer(config.control, self._perform_command)
@@ -330,15 +335,11 @@ class Gateway:
             self.counters["IKE datagrams sent"] += 1
 
     def _install_trap(self, connection_name: str, child_name: str, reqid: int) -> None:
-        connection, child = self._configured(connection_name, child_name)
+        connection, child = self._children[connection_name, child_name]
         local = next((entry for entry in connection.local_addrs if isinstance(entry, IPAddress)), None)
         local_ts = resolve_selectors(child.local_ts, local)
         remote_ts = resolve_selectors(child.remote_ts, concrete_remote(connection))
         self._forwarding.trap((connection_name, child_name), reqid, local_ts, remote_ts)
-
-    def _configured(self, connection_name: str, child_name: str) -> tuple[ConnectionConfig, ChildConfig]:
-        connection = next(one for one in self.connections if one.name == connection_name)
-        return connection, next(one for one in connection.children if one.name == child_name)
 
     def _notify(self, notify: Notify) -> None:
         if self._limiter.passes(notify, self._now()):

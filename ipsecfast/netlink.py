@@ -16,7 +16,7 @@ pyroute2's synchronous calls don't work in a thread that runs an event loop, so 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address, summarize_address_range
@@ -235,14 +235,22 @@ class TunNetwork:
     # ---- routes ----
 
     def set_routes(self, wanted: Collection[Route]) -> None:
-        """Makes our table hold exactly these routes. New ones come before old ones go: no packet misses its tunnel."""
-        by_network = {route.network: route for route in wanted}
-        for network, route in by_network.items():
-            if self._routes.get(network) != route:
+        """Makes our table hold exactly these routes."""
+        changes: dict[IPNetwork, Route | None] = dict.fromkeys(self._routes)
+        self.change_routes(changes | {route.network: route for route in wanted})
+
+    def change_routes(self, changes: Mapping[IPNetwork, Route | None]) -> None:
+        """The route that a network shall have from now on, or None, for some networks; others keep what they have.
+
+        New ones come before old ones go: no packet misses its tunnel.
+        """
+        for network, route in changes.items():
+            if route is not None and self._routes.get(network) != route:
                 self._command(f"add the route to {network}", "route", "replace", **self._route(route))
                 self._routes[network] = route
-        for network in [known for known in self._routes if known not in by_network]:
-            self._delete_route(self._routes.pop(network))
+        for network, route in changes.items():
+            if route is None and network in self._routes:
+                self._delete_route(self._routes.pop(network))
 
     def _delete_route(self, route: Route) -> None:
         self._command(f"remove the route to {route.network}", "route", "del", **self._route(route))

@@ -2,143 +2,192 @@
 
 The order (RFC 4301 s4.4.1, the first that matches decides): the explicit policies, then child by child as configured
 the negotiated selectors of its SAs, or, while it has none, the configured selectors of its trap. Nothing here touches
-the kernel.
+the kernel. Each call tells what it changes, and costs what it changes: a book may hold a hundred thousand children.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import count, product
 from typing import TypeAlias
 
 from ipsecfast.model import (
     ConnectionConfig,
     IPAddress,
-    IPNetwork,
     Mode,
     Policy,
     PolicyAction,
     SaParams,
     TrafficSelector,
 )
-from ipsecfast.netlink import Route, networks_of
+from ipsecfast.routes import RouteBook
 
 ChildKey: TypeAlias = tuple[str, str]
 Selectors: TypeAlias = tuple[TrafficSelector, ...]
+_SelectorPair: TypeAlias = tuple[TrafficSelector, TrafficSelector]
+
+BLOCK = 512  # entries
+
+
+@dataclass(frozen=True, slots=True)
+class SpdChange:
+    """`removed` policies from `index` on give way to `policies`, all at once."""
+
+    index: int
+    removed: int
+    policies: tuple[Policy, ...]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What one reqid has in the SPD: its live SAs by inbound SPI, and its trap."""
+    """What one reqid has in the SPD: its live SAs by inbound SPI, and its trap. `place` orders the entries."""
 
+    child: ChildKey
     reqid: int
+    place: tuple[int, int]
     sas: dict[int, tuple[Selectors, Selectors]] = field(default_factory=dict)
     trap: tuple[Selectors, Selectors] | None = None
+    policies: tuple[Policy, ...] = ()
+
+
+class _Order:
+    """Entries by their places, in blocks: where an entry's policies begin is found without walking all of them."""
+
+    def __init__(self) -> None:
+        self._blocks: list[list[_Entry]] = [[]]
+        self._policies = [0]  # in each block
+
+    def __iter__(self) -> Iterator[_Entry]:
+        return (entry for block in self._blocks for entry in block)
+
+    def _find(self, entry: _Entry) -> tuple[int, int]:
+        number = max(0, bisect_right(self._blocks, entry.place, key=_first_place) - 1)
+        return number, bisect_left(self._blocks[number], entry.place, key=_place)
+
+    def insert(self, entry: _Entry) -> None:
+        """An entry that has no policies yet."""
+        number, at = self._find(entry)
+        block = self._blocks[number]
+        block.insert(at, entry)
+        if len(block) > BLOCK:
+            self._blocks[number : number + 1] = [block[: BLOCK // 2], block[BLOCK // 2 :]]
+            self._policies[number : number + 1] = [_count(half) for half in self._blocks[number : number + 2]]
+
+    def remove(self, entry: _Entry) -> None:
+        """An entry that has no policies any more."""
+        number, at = self._find(entry)
+        del self._blocks[number][at]
+        if not self._blocks[number] and len(self._blocks) > 1:
+            del self._blocks[number], self._policies[number]
+
+    def put(self, entry: _Entry, policies: tuple[Policy, ...]) -> int:
+        """Gives the entry these policies; how many stand before them."""
+        number, at = self._find(entry)
+        self._policies[number] += len(policies) - len(entry.policies)
+        entry.policies = policies
+        return sum(self._policies[:number]) + _count(self._blocks[number][:at])
+
+
+def _place(entry: _Entry) -> tuple[int, int]:
+    return entry.place
+
+
+def _first_place(block: list[_Entry]) -> tuple[int, int]:
+    return block[0].place if block else (0, 0)
+
+
+def _count(entries: list[_Entry]) -> int:
+    return sum(len(entry.policies) for entry in entries)
 
 
 class SpdBook:
-    """Keeps account of SAs and traps; `policies` and `routes` say what SPD and routing table should hold now."""
+    """Keeps account of SAs and traps. What changes the SPD is returned; what changes the routes, `routes` knows."""
 
     def __init__(self, explicit: Sequence[Policy], connections: Iterable[ConnectionConfig]) -> None:
-        self._explicit = tuple(explicit)
-        children = [(connection.name, child.name) for connection in connections for child in connection.children]
-        self._entries: dict[ChildKey, dict[int, _Entry]] = {key: {} for key in children}
+        self.routes = RouteBook()
+        self._explicit = tuple(dict.fromkeys(explicit))
+        children = ((connection.name, child.name) for connection in connections for child in connection.children)
+        self._numbers: dict[ChildKey, int] = {}
+        for child in children:
+            self._numbers.setdefault(child, len(self._numbers))
+        self._entries: dict[int, dict[ChildKey, _Entry]] = {}  # by reqid
+        self._order = _Order()
+        self._serial = count()
 
-    def add_trap(self, child: ChildKey, reqid: int, local_ts: Selectors, remote_ts: Selectors) -> None:
-        self._entry(child, reqid).trap = (local_ts, remote_ts)
+    def add_trap(self, child: ChildKey, reqid: int, local_ts: Selectors, remote_ts: Selectors) -> SpdChange | None:
+        entry = self._entry(child, reqid)
+        self._lead(entry.trap, (local_ts, remote_ts))
+        entry.trap = (local_ts, remote_ts)
+        return self._update(entry)
 
-    def add_sa(self, child: ChildKey, inbound: SaParams) -> None:
-        self._entry(child, inbound.reqid).sas[inbound.spi] = (inbound.local_ts, inbound.remote_ts)
+    def add_sa(self, child: ChildKey, inbound: SaParams) -> SpdChange | None:
+        entry = self._entry(child, inbound.reqid)
+        self._lead(entry.sas.get(inbound.spi), (inbound.local_ts, inbound.remote_ts))
+        entry.sas[inbound.spi] = (inbound.local_ts, inbound.remote_ts)
+        return self._update(entry)
 
-    def remove_sa(self, reqid: int, inbound_spi: int) -> None:
+    def remove_sa(self, reqid: int, inbound_spi: int) -> SpdChange | None:
         """Takes the SA out; its selectors go with the last SA of the reqid."""
-        for entries in self._entries.values():
-            entry = entries.get(reqid)
-            if entry is None:
-                continue
-            entry.sas.pop(inbound_spi, None)
-            if not entry.sas and entry.trap is None:
-                del entries[reqid]
-
-    def _entry(self, child: ChildKey, reqid: int) -> _Entry:
-        return self._entries.setdefault(child, {}).setdefault(reqid, _Entry(reqid))
+        for entry in list(self._entries.get(reqid, {}).values()):
+            if inbound_spi in entry.sas:
+                self._lead(entry.sas.pop(inbound_spi), None)
+                return self._update(entry)
+        return None
 
     def trapped(self) -> list[ChildKey]:
         """The children that have a trap."""
-        return [key for key, entries in self._entries.items() if any(entry.trap for entry in entries.values())]
+        return list(dict.fromkeys(entry.child for entry in self._order if entry.trap))
 
     def policies(self) -> list[Policy]:
         """The whole SPD in its order, each policy once."""
-        entries = (entry for by_reqid in self._entries.values() for entry in by_reqid.values())
-        protect = (policy for entry in entries for policy in _policies(entry))
-        return list(dict.fromkeys((*self._explicit, *protect)))
+        return [*self._explicit, *(policy for entry in self._order for policy in entry.policies)]
 
-    def routes(self, our_addresses: Collection[IPAddress]) -> set[Route]:
-        """The routes into the tunnel for all traps and SAs, and `throw` routes for local networks inside of them.
+    def _entry(self, child: ChildKey, reqid: int) -> _Entry:
+        known = self._entries.setdefault(reqid, {})
+        if child not in known:
+            number = self._numbers.setdefault(child, len(self._numbers))
+            known[child] = _Entry(child, reqid, (number, next(self._serial)))
+            self._order.insert(known[child])
+        return known[child]
 
-        A trap's route stays while its SA is narrower: what the peer refused is dropped by the SPD and doesn't leave the
-        machine in the clear.
-        """
-        pairs = [pair for by_reqid in self._entries.values() for entry in by_reqid.values() for pair in _pairs(entry)]
-        into_tunnel: dict[IPNetwork, Route] = {}
-        for local, remote in pairs:
-            source = _preferred_source(local, our_addresses)
-            for network in networks_of(remote):
-                known = into_tunnel.get(network)
-                if known is None or known.source is None:
-                    into_tunnel[network] = Route(network, source)
-        local_networks = {network for local, _ in pairs for network in networks_of(local)}
-        thrown = {network for network in local_networks if _lies_inside(network, into_tunnel)}
-        return {*into_tunnel.values(), *(Route(network, throw=True) for network in thrown)}
+    def _lead(self, old: tuple[Selectors, Selectors] | None, new: tuple[Selectors, Selectors] | None) -> None:
+        """The routes of a trap stay while its SA is narrower: what the peer refused is dropped by the SPD and doesn't
+        leave the machine in the clear."""
+        for pair in _pairs(new):
+            self.routes.add(*pair)
+        for pair in _pairs(old):
+            self.routes.remove(*pair)
+
+    def _update(self, entry: _Entry) -> SpdChange | None:
+        old, new = entry.policies, tuple(dict.fromkeys(_policies(entry)))
+        index = len(self._explicit) + self._order.put(entry, new) if new != old else 0
+        if not entry.sas and entry.trap is None:
+            self._order.remove(entry)
+            del self._entries[entry.reqid][entry.child]
+            if not self._entries[entry.reqid]:
+                del self._entries[entry.reqid]
+        return SpdChange(index, len(old), new) if new != old else None
 
 
-def _policies(entry: _Entry) -> list[Policy]:
+def _policies(entry: _Entry) -> Iterator[Policy]:
     """Packets are held for a trap's negotiation, and for a responder's SA whose outbound half isn't active yet."""
-    sets = list(entry.sas.values()) or ([entry.trap] if entry.trap else [])
-    return [
-        Policy(local, remote, PolicyAction.PROTECT, entry.reqid, hold=True)
-        for local_ts, remote_ts in sets
-        for local, remote in product(local_ts, remote_ts)
-        if _go_together(local, remote)
-    ]
+    for selectors in entry.sas.values() or (entry.trap,):
+        for local, remote in _pairs(selectors):
+            yield Policy(local, remote, PolicyAction.PROTECT, entry.reqid, hold=True)
 
 
-def _pairs(entry: _Entry) -> list[tuple[TrafficSelector, TrafficSelector]]:
-    sets = [*entry.sas.values(), *([entry.trap] if entry.trap else [])]
-    return [pair for local_ts, remote_ts in sets for pair in product(local_ts, remote_ts) if _go_together(*pair)]
+def _pairs(selectors: tuple[Selectors, Selectors] | None) -> Iterator[_SelectorPair]:
+    """Those that one packet can match."""
+    if selectors is not None:
+        yield from (pair for pair in product(*selectors) if _go_together(*pair))
 
 
 def _go_together(local: TrafficSelector, remote: TrafficSelector) -> bool:
     """Whether one packet can match both."""
     same_protocol = not local.protocol or not remote.protocol or local.protocol == remote.protocol
     return local.version == remote.version and same_protocol
-
-
-def _preferred_source(local: TrafficSelector, our_addresses: Collection[IPAddress]) -> IPAddress | None:
-    """An address of this machine inside the local selector: what the gateway itself sends is protected, too."""
-    inside = (
-        address
-        for address in our_addresses
-        if address.version == local.version and int(local.start) <= int(address) <= int(local.end)
-        if not address.is_loopback and not address.is_link_local
-    )
-    return next(inside, None)
-
-
-def _lies_inside(network: IPNetwork, into_tunnel: dict[IPNetwork, Route]) -> bool:
-    """Strictly inside a network that is led into the tunnel, and not led there itself."""
-    if network in into_tunnel:
-        return False
-    return any(network != wider and _is_subnet(network, wider) for wider in into_tunnel)
-
-
-def _is_subnet(network: IPNetwork, wider: IPNetwork) -> bool:
-    return (
-        network.version == wider.version
-        and network.prefixlen > wider.prefixlen
-        and int(wider.network_address) <= int(network.network_address) <= int(wider.broadcast_address)
-    )
 
 
 def resolve_selectors(selectors: Iterable[TrafficSelector | None], address: IPAddress | None) -> Selectors:

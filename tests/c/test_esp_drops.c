@@ -8,7 +8,7 @@ static bool covered[IPSF_DROP_COUNT];
 static void expect(const struct pair *pair, unsigned reason, bool inbound)
 {
 	CHECK(slots[0].packet.drop == reason);
-	CHECK((inbound ? pair->in->drops : pair->out->drops)[reason] == 1); /* counted for the SA, once */
+	CHECK(ipsf_sa_dropped(inbound ? &pair->in->drops : &pair->out->drops, reason) == 1); /* counted for the SA, once */
 	covered[reason] = true;
 }
 
@@ -230,7 +230,7 @@ static void test_every_bit(const char *engine, bool esn)
 	}
 	slot_forge(&pair, &slots[0], text, n, 1000);
 	slots_open(&pair, slots, 1);
-	CHECK(!slots[0].packet.drop && pair.in->drops[IPSF_DROP_INTEGRITY] >= 8 * (n + 24));
+	CHECK(!slots[0].packet.drop && ipsf_sa_dropped(&pair.in->drops, IPSF_DROP_INTEGRITY) >= 8 * (n + 24));
 	covered[IPSF_DROP_INTEGRITY] = true;
 	pair_fini(&pair);
 }
@@ -256,7 +256,7 @@ static void test_replays(void)
 	slots[1] = slots[0];
 	slots_open(&pair, slots, 1);
 	CHECK(slots[0].packet.drop == IPSF_DROP_REPLAY && !memcmp(slots[0].bytes, slots[1].bytes, sizeof slots[0].bytes));
-	covered[IPSF_DROP_REPLAY] = pair.in->drops[IPSF_DROP_REPLAY] == 8;
+	covered[IPSF_DROP_REPLAY] = ipsf_sa_dropped(&pair.in->drops, IPSF_DROP_REPLAY) == 8;
 	pair_fini(&pair);
 }
 

@@ -47,7 +47,7 @@ static void test_last_number(bool esn)
 			slots_open(&pair, slots, IPSF_BATCH_MAX);
 			CHECK(pair.in->packets == left && pair.in->replay->top == last);
 		}
-		CHECK(pair.out->drops[IPSF_DROP_SEQUENCE_EXHAUSTED] == 3 * IPSF_BATCH_MAX - left);
+		CHECK(ipsf_sa_dropped(&pair.out->drops, IPSF_DROP_SEQUENCE_EXHAUSTED) == 3 * IPSF_BATCH_MAX - left);
 		pair_fini(&pair);
 	}
 }

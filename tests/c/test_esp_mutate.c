@@ -267,7 +267,7 @@ static void report(void)
 		dropped += account.drops[i];
 	for (unsigned i = 0; i < PAIRS; i++)
 		for (unsigned j = 0; j < IPSF_DROP_COUNT; j++)
-			of_sas += pairs[i].in->drops[j];
+			of_sas += ipsf_sa_dropped(&pairs[i].in->drops, j);
 	CHECK(account.in == account.out + dropped && dropped == of_sas + account.before_an_sa);
 	printf("test_esp_mutate: %lu in, %lu out, %lu of them untouched\n", account.in, account.out, account.opened_in_full);
 	for (unsigned i = 1; i < IPSF_DROP_COUNT; i++)

@@ -212,7 +212,7 @@ static void share(const char *engine, struct ipsf_sa_params *p, unsigned refusal
 		pthread_join(workers[i].thread, NULL);
 	CHECK(s.sealed == numbers && ipsf_sa_out_sequence(s.sa) == s.before + numbers); /* all used, none twice */
 	CHECK(s.soft == 1 && s.hard == 1);                                            /* told once, by whichever worker */
-	CHECK(atomic_load(&s.sa->drops[refusal]) == s.refused && s.refused > 0);
+	CHECK(ipsf_sa_dropped(&s.sa->drops, refusal) == s.refused && s.refused > 0);
 	CHECK(atomic_load(&s.sa->bytes) == numbers * 32);
 	ipsf_sa_out_free(s.sa);
 }

@@ -133,7 +133,7 @@ static void limits(uint64_t *seed, bool exhausted)
 			ipsf_batch_sweep(&batch, drops);
 			ipsf_batch_clear(&batch);
 		}
-		CHECK(told == 1 && sealed == left && drops[reason] == 60 - left && pair.out->drops[reason] == 60 - left);
+		CHECK(told == 1 && sealed == left && drops[reason] == 60 - left && ipsf_sa_dropped(&pair.out->drops, reason) == 60 - left);
 		CHECK(ipsf_pool_available(pool) == BUFFERS && pair.in->packets == left);
 		pair_fini(&pair);
 	}
