@@ -163,7 +163,7 @@ static void bytes(uint64_t *seed)
 		ipsf_batch_sweep(&batch, drops);
 		ipsf_batch_clear(&batch);
 	}
-	CHECK(soft == 1 && hard == 1 && drops[IPSF_DROP_SA_EXPIRED] == pair.out->drops[IPSF_DROP_SA_EXPIRED]);
+	CHECK(soft == 1 && hard == 1 && drops[IPSF_DROP_SA_EXPIRED] == ipsf_sa_dropped(&pair.out->drops, IPSF_DROP_SA_EXPIRED));
 	CHECK(drops[IPSF_DROP_SA_EXPIRED] >= 30);
 	pair_fini(&pair);
 }
@@ -203,7 +203,7 @@ static void transport_refuses(uint64_t *seed)
 	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == 0 && batch.packet[0]->drop == IPSF_DROP_OPTIONS);
 	make(seed, 4, 6, 5, 1000, false);
 	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == 0 && batch.packet[1]->drop == IPSF_DROP_SELECTOR);
-	CHECK(pair.out->drops[IPSF_DROP_SELECTOR] == 5);
+	CHECK(ipsf_sa_dropped(&pair.out->drops, IPSF_DROP_SELECTOR) == 5);
 	ipsf_batch_sweep(&batch, drops);
 	pair_fini(&pair);
 }
