@@ -4,7 +4,9 @@
  */
 #define _GNU_SOURCE
 #include "gro.h"
+#include "bpf.h"
 #include "port.h"
+#include "steer.h"
 #include "vnet.h"
 
 #include <errno.h>
@@ -32,6 +34,7 @@ struct ipsf_port_tun {
 	struct ipsf_port port;
 	struct ipsf_pool *pool; /* of the spare */
 	struct ipsf_buffer *spare; /* taken for a read that found nothing */
+	bool steered; /* of the first queue: flows stay on their queues by our hash */
 	bool udp;                  /* the kernel knows UDP super-packets */
 };
 
@@ -188,19 +191,44 @@ static int make_queue(const char *name, int flags, struct ipsf_port **port)
 	return IPSF_OK;
 }
 
+/* The kernel keeps the program as long as the device lives. */
+static int steer_queues(int fd)
+{
+	struct ipsf_bpf_code code;
+	char log[IPSF_BPF_LOG_SIZE];
+	if (ipsf_steer_flows(&code) != IPSF_OK)
+		return IPSF_EINVAL;
+	const int program = ipsf_bpf_program_new(&code, BPF_PROG_TYPE_SOCKET_FILTER, 0, "ipsf_flows", log, sizeof log);
+	if (program < 0)
+		return IPSF_ESYS;
+	const int status = ioctl(fd, TUNSETSTEERINGEBPF, &program) < 0 ? IPSF_ESYS : IPSF_OK;
+	close(program);
+	return status;
+}
+
+static int free_queues(struct ipsf_port **ports, size_t n, int status)
+{
+	while (n-- > 0)
+		tun_free(ports[n]);
+	return status;
+}
+
 int ipsf_port_tun_group(const char *name, size_t n, struct ipsf_port **ports)
 {
 	if (strlen(name) >= IFNAMSIZ || n == 0)
 		return IPSF_EINVAL;
 	for (size_t i = 0; i < n; i++) {
 		const int status = make_queue(i ? ports[0]->name : name, n > 1 ? IFF_MULTI_QUEUE : 0, &ports[i]);
-		if (status == IPSF_OK)
-			continue;
-		while (i-- > 0)
-			tun_free(ports[i]);
-		return status;
+		if (status != IPSF_OK)
+			return free_queues(ports, i, status);
 	}
+	((struct ipsf_port_tun *)ports[0])->steered = n == 1 || steer_queues(ports[0]->fd) == IPSF_OK;
 	return IPSF_OK;
+}
+
+int ipsf_port_tun_steered(const struct ipsf_port *port)
+{
+	return ((const struct ipsf_port_tun *)port)->steered;
 }
 
 int ipsf_port_tun_new(const char *name, struct ipsf_port **port)

@@ -1,5 +1,9 @@
 #include "steer.h"
 
+#include <netinet/in.h>
+
+#include "bpf.h"
+
 static void emit(struct ipsf_steer *steer, struct sock_filter instruction)
 {
 	steer->code[steer->n++] = instruction;
@@ -34,4 +38,93 @@ void ipsf_steer_raw(struct ipsf_steer *steer, uint8_t version, uint32_t i, uint3
 	emit(steer, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, i, 0, 1));
 	emit(steer, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, UINT32_MAX));
 	emit(steer, (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0));
+}
+
+/* ---- flows: R6 is the packet, R7 the hash, R8 the protocol, R2 where its header begins ---- */
+
+#define HEADER (-40) /* on the stack; of an IPv4 header 20 bytes are read */
+#define PORTS (-48)
+#define MIX 0x5851f42d /* odd, its bits without a pattern */
+
+enum { IPV6, PROTOCOL, HAS_PORTS, DONE, NOTHING };
+
+/* Copies length bytes from R2 on to the stack at `to`; R0 is not 0 when there are fewer. */
+static void emit_read(struct ipsf_bpf_code *code, int to, int length)
+{
+	ipsf_bpf_alu(code, BPF_MOV, R1, R6);
+	ipsf_bpf_alu(code, BPF_MOV, R3, R10);
+	ipsf_bpf_alu_value(code, BPF_ADD, R3, to);
+	ipsf_bpf_alu_value(code, BPF_MOV, R4, length);
+	ipsf_bpf_call(code, BPF_FUNC_skb_load_bytes);
+}
+
+/* Each word changes all bits of the hash, the low ones too: the kernel divides by the number of queues. */
+static void emit_mix(struct ipsf_bpf_code *code, int at, int words)
+{
+	for (int i = 0; i < words; i++) {
+		ipsf_bpf_load(code, BPF_W, R0, R10, at + 4 * i);
+		ipsf_bpf_alu(code, BPF_XOR, R7, R0);
+		ipsf_bpf_alu_value(code, BPF_MUL, R7, MIX);
+		ipsf_bpf_alu(code, BPF_MOV, R0, R7);
+		ipsf_bpf_alu_value(code, BPF_RSH, R0, 32);
+		ipsf_bpf_alu(code, BPF_XOR, R7, R0);
+	}
+}
+
+static void emit_ipv4(struct ipsf_bpf_code *code)
+{
+	emit_mix(code, HEADER + 12, 2);
+	ipsf_bpf_load(code, BPF_H, R0, R10, HEADER + 6);
+	ipsf_bpf_from_be16(code, R0);
+	ipsf_bpf_jump_value(code, BPF_JSET, R0, 0x3fff, DONE); /* more fragments, or an offset */
+	ipsf_bpf_load(code, BPF_B, R8, R10, HEADER + 9);
+	ipsf_bpf_load(code, BPF_B, R2, R10, HEADER);
+	ipsf_bpf_alu_value(code, BPF_AND, R2, 15);
+	ipsf_bpf_alu_value(code, BPF_LSH, R2, 2);
+	ipsf_bpf_go(code, PROTOCOL);
+}
+
+static void emit_ipv6(struct ipsf_bpf_code *code)
+{
+	ipsf_bpf_label(code, IPV6);
+	ipsf_bpf_alu_value(code, BPF_MOV, R2, 0);
+	emit_read(code, HEADER, 40);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, NOTHING);
+	emit_mix(code, HEADER + 8, 8);
+	ipsf_bpf_load(code, BPF_B, R8, R10, HEADER + 6);
+	ipsf_bpf_alu_value(code, BPF_MOV, R2, 40);
+}
+
+static void emit_ports(struct ipsf_bpf_code *code)
+{
+	ipsf_bpf_label(code, PROTOCOL);
+	ipsf_bpf_jump_value(code, BPF_JEQ, R8, IPPROTO_TCP, HAS_PORTS);
+	ipsf_bpf_jump_value(code, BPF_JEQ, R8, IPPROTO_UDP, HAS_PORTS);
+	ipsf_bpf_jump_value(code, BPF_JNE, R8, IPPROTO_SCTP, DONE);
+	ipsf_bpf_label(code, HAS_PORTS);
+	emit_read(code, PORTS, 4);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, DONE);
+	emit_mix(code, PORTS, 1);
+}
+
+int ipsf_steer_flows(struct ipsf_bpf_code *code)
+{
+	memset(code, 0, sizeof *code);
+	ipsf_bpf_alu(code, BPF_MOV, R6, R1);
+	ipsf_bpf_alu_value(code, BPF_MOV, R7, 0);
+	ipsf_bpf_alu_value(code, BPF_MOV, R2, 0);
+	emit_read(code, HEADER, 20);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, NOTHING);
+	ipsf_bpf_load(code, BPF_B, R8, R10, HEADER);
+	ipsf_bpf_alu_value(code, BPF_RSH, R8, 4);
+	ipsf_bpf_jump_value(code, BPF_JEQ, R8, 6, IPV6);
+	emit_ipv4(code);
+	emit_ipv6(code);
+	emit_ports(code);
+	ipsf_bpf_label(code, DONE);
+	ipsf_bpf_alu(code, BPF_MOV, R0, R7);
+	ipsf_bpf_emit(code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+	ipsf_bpf_label(code, NOTHING);
+	ipsf_bpf_return(code, 0);
+	return ipsf_bpf_finish(code);
 }

@@ -36,4 +36,12 @@ void ipsf_steer_group(struct ipsf_steer *steer, uint32_t n);
 /* Accepts what is for socket i of n raw ESP sockets, each of which gets a copy. version 4: behind the IP header. */
 void ipsf_steer_raw(struct ipsf_steer *steer, uint8_t version, uint32_t i, uint32_t n);
 
+/*
+ * Of the queues of a TUN device the one for an IP packet: by a hash of its addresses and, of TCP, UDP and SCTP packets that are no
+ * fragments, ports; the kernel takes it modulo the queues. Without it the kernel remembers on which queue an answer was written and
+ * moves the flow there: all flows of an SA would end up with its owner. IPSF_EINVAL: it grew beyond what the assembler holds.
+ */
+struct ipsf_bpf_code;
+IPSF_MUST_CHECK int ipsf_steer_flows(struct ipsf_bpf_code *code);
+
 #endif

@@ -178,6 +178,7 @@ cdef extern from "ipsecfast.h" nogil:
     struct ipsf_port
     int ipsf_port_tun_new(const char *name, ipsf_port **port)
     int ipsf_port_tun_group(const char *name, size_t n, ipsf_port **ports)
+    int ipsf_port_tun_steered(const ipsf_port *port)
     int ipsf_port_udp_new(uint8_t version, uint16_t port_number, uint32_t mark, ipsf_port **port)
     int ipsf_port_raw_new(uint8_t version, uint32_t mark, ipsf_port **port)
     int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, ipsf_port **ports)

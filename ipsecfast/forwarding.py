@@ -73,6 +73,8 @@ class Forwarding:
         told = [f"removed {removed} rules and routes of a run that was killed"] if removed else []
         self._inner_ports = TunPort.group(self.config.tun, self.workers)
         steps.add(f"device {self.config.tun}", partial(_close, self._inner_ports))
+        if not self._inner_ports[0].steered:
+            told.append("the kernel takes no BPF program: what one SA carries will not be spread over all workers")
         self.mtu = self.config.mtu or self._compute_mtu()
         versions = tuple(inner)
         told += self._network.bring_up(self.mtu, versions)

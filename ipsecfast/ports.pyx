@@ -96,7 +96,7 @@ cdef class TunPort(Port):
 
     @staticmethod
     def group(str name not None, n):
-        """`n` queues of one device, one for each worker; the kernel keeps a flow on its queue. Errors as of TunPort."""
+        """`n` queues of one device, one for each worker; a flow stays on its queue, see `steered`. Errors as of TunPort."""
         cdef size_t i, count = unsigned_value(n, 8, "number of queues")
         cdef bytes encoded = name.encode()
         cdef csrc.ipsf_port **made = _room_for(count)
@@ -108,6 +108,16 @@ cdef class TunPort(Port):
         finally:
             free(made)
         return ports
+
+    @property
+    def steered(self):
+        """Of the first of a group: whether the kernel spreads flows by our hash. If not, it moves a flow to the queue where its
+        answers are written: to the worker that owns their SA."""
+        cdef csrc.ipsf_port *port = self._enter()
+        try:
+            return csrc.ipsf_port_tun_steered(port) != 0
+        finally:
+            self._leave()
 
 
 @cython.final

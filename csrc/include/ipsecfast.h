@@ -215,8 +215,12 @@ void ipsf_spd_lookup_array(const struct ipsf_spd *spd, uint8_t version, const ui
 
 struct ipsf_port;
 int ipsf_port_tun_new(const char *name, struct ipsf_port **port);
-/* n queues of one TUN device, one for each worker: the kernel keeps a flow on its queue. All or none. */
+/*
+ * n queues of one TUN device, one for each worker; all or none. A flow stays on its queue, by a hash (BPF program). Where the kernel takes no
+ * program, ipsf_port_tun_steered() of the first is 0, and a flow moves to the queue where its answers are written.
+ */
 int ipsf_port_tun_group(const char *name, size_t n, struct ipsf_port **ports);
+int ipsf_port_tun_steered(const struct ipsf_port *port);
 int ipsf_port_udp_new(uint8_t version, uint16_t port_number, uint32_t mark, struct ipsf_port **port);
 int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
 /*

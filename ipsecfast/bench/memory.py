@@ -28,7 +28,7 @@ from ipsecfast.model import Policy, PolicyAction, SaParams, TrafficSelector
 ROW_LABELS = ("engine", "direction", "bytes", "workers")
 OUTBOUND_EACH, OUTBOUND_SHARED, INBOUND_EACH = "outbound, an SA each", "outbound, one SA", "inbound, an SA each"
 DIRECTIONS = (OUTBOUND_EACH, OUTBOUND_SHARED, INBOUND_EACH)
-FIRST_SPI = 8 * 3 * 5 * 7 * 100  # the owner of an SPI is its remainder: SA k belongs to worker k of as many as 8
+OWNER_SHIFT = 20  # the bits of an SPI that say its owner (csrc/steer.h): SA k belongs to worker k
 ENDLESS = 1 << 40  # packets: more than any slice takes
 WARM_UP_SECONDS, SLICE_SECONDS = 0.02, 0.15
 MAX_WORKERS = 8
@@ -97,7 +97,8 @@ class Crew:
         )
 
     def _params(self, number: int) -> SaParams:
-        params = sa_params(0 if self.direction == INBOUND_EACH else 2048, spi=FIRST_SPI + number, reqid=number + 1)
+        spi = number << OWNER_SHIFT | 0x1001
+        params = sa_params(0 if self.direction == INBOUND_EACH else 2048, spi=spi, reqid=number + 1)
         if self.direction == OUTBOUND_SHARED:
             return params
         return replace(params, remote_ts=(TrafficSelector.from_network(ip_network(f"10.2.{number}.0/24")),))

@@ -51,7 +51,7 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
         mark=gateway.take("mark", values.integer(1, 0xFFFFFFFF), DEFAULT_MARK),
         workers=gateway.take("workers", values.workers, None),
         poll=gateway.take("poll", values.choice(PollMode), PollMode.SLEEP),
-        pin=gateway.take("pin", values.pin, False),
+        pin=gateway.take("pin", values.pin, values.NOT_PINNED),
     )
     gateway.finish()
     root.finish()

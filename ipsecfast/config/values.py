@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 ANY = "%any"
 MAX_WORKERS = 64  # of the data plane
+NOT_PINNED: bool | tuple[int, ...] = False
 
 # RFC 7296 s3.5.
 ID_IPV4_ADDR, ID_FQDN, ID_RFC822_ADDR, ID_IPV6_ADDR, ID_DER_ASN1_DN, ID_KEY_ID = 1, 2, 3, 5, 9, 11

@@ -9,8 +9,10 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bpf.h"
 #include "check.h"
 #include "port_socket.h"
 #include "steer.h"
@@ -180,45 +182,133 @@ static void send_flows(const int *fds, uint32_t number)
 		CHECK(sendto(fds[i], &number, sizeof number, 0, (const struct sockaddr *)&to, sizeof to) == sizeof number);
 }
 
-/* Every packet of a flow (its source port) comes out of one queue, in order; there is work for more than one queue. */
+struct spread {
+	int queue_of[65536];   /* of the flow with this source port, from 1 */
+	uint32_t next[65536];
+	unsigned got, used;
+};
+
+/* Puts the packet, turned round, into another queue, where the kernel would move the flow if nothing kept it. */
+static void answer(struct ipsf_port *port, const struct ipsf_packet *packet)
+{
+	uint8_t bytes[64];
+	memcpy(bytes, packet->data, packet->length);
+	memcpy(bytes + 12, packet->data + 16, 4);
+	memcpy(bytes + 16, packet->data + 12, 4);
+	memcpy(bytes + 20, packet->data + 22, 2);
+	memcpy(bytes + 22, packet->data + 20, 2);
+	send_one(port, NULL, bytes, packet->length);
+}
+
+/* Every packet of a flow comes out of one queue, in order. */
+static void look(struct spread *spread, const struct ipsf_packet *packet, int queue)
+{
+	const uint8_t *ip = packet->data;
+	const unsigned flow = ipsf_read16(ip + 20);
+	uint32_t number;
+	memcpy(&number, ip + 28, sizeof number);
+	CHECK((!spread->queue_of[flow] || spread->queue_of[flow] == queue) && number == spread->next[flow]++);
+	spread->queue_of[flow] = queue;
+	spread->used |= 1u << queue;
+	spread->got++;
+}
+
+static void read_queues(struct ipsf_port **group, struct spread *spread)
+{
+	for (unsigned turn = 0; turn < 60; turn++) {
+		const unsigned queue = turn % GROUP;
+		CHECK(group[queue]->ops->recv(group[queue], &batch, drops) >= 0);
+		for (unsigned j = 0; j < batch.n; j++) {
+			if (batch.packet[j]->data[0] != 0x45 || batch.packet[j]->data[9] != 17)
+				continue; /* the kernel's own chatter */
+			look(spread, batch.packet[j], (int)queue + 1);
+			answer(group[(queue + 1) % GROUP], batch.packet[j]);
+		}
+		ipsf_batch_clear(&batch);
+	}
+}
+
 static void queues(void)
 {
-	static int queue_of[65536], fds[FLOWS];
-	static uint32_t next[65536];
+	static struct spread spread;
+	static int fds[FLOWS];
 	struct ipsf_port *group[GROUP], *other;
-	unsigned got = 0, used = 0;
 	if (ipsf_port_tun_group("ipsfq%d", GROUP, group) != IPSF_OK) {
 		printf("test_steer: no TUN device here: %s\n", strerror(errno));
 		return;
 	}
+	CHECK(ipsf_port_tun_steered(group[0]));
 	bring_up(group[0]->name, 0x0a090001);
 	for (unsigned i = 0; i < FLOWS; i++)
 		fds[i] = socket(AF_INET, SOCK_DGRAM, 0);
-	for (uint32_t number = 0; number < ROUNDS; number++)
+	for (uint32_t number = 0; number < ROUNDS; number++) {
 		send_flows(fds, number);
-	for (unsigned turn = 0; turn < 200; turn++) {
-		struct ipsf_port *port = group[turn % GROUP];
-		CHECK(port->ops->recv(port, &batch, drops) >= 0);
-		for (unsigned j = 0; j < batch.n; j++) {
-			const uint8_t *ip = batch.packet[j]->data;
-			if (ip[0] != 0x45 || ip[9] != 17)
-				continue;
-			const unsigned flow = ipsf_read16(ip + 20), queue = turn % GROUP + 1;
-			uint32_t number;
-			memcpy(&number, ip + 28, sizeof number);
-			CHECK((!queue_of[flow] || queue_of[flow] == (int)queue) && number == next[flow]++);
-			queue_of[flow] = (int)queue;
-			used |= 1u << queue;
-			got++;
-		}
-		ipsf_batch_clear(&batch);
+		if (number % 4 == 3)
+			read_queues(group, &spread);
 	}
-	CHECK(got == ROUNDS * FLOWS && __builtin_popcount(used) > 1);
+	CHECK(spread.got == ROUNDS * FLOWS && __builtin_popcount(spread.used) == GROUP);
 	CHECK(ipsf_port_tun_group("a-name-that-is-too-long", 2, &other) == IPSF_EINVAL && ipsf_port_tun_group("x", 0, &other) == IPSF_EINVAL);
 	CHECK(ipsf_port_tun_new(group[0]->name, &other) == IPSF_ESYS);
 	for (unsigned i = 0; i < FLOWS; i++)
 		close(fds[i]);
 	free_group(group);
+}
+
+/* The program itself, on one packet: what it says of flows that differ in one thing, and of fragments, which have no ports. */
+static uint32_t said(int program, const uint8_t *ip, uint32_t length)
+{
+	uint8_t frame[14 + 100] = {0};
+	union bpf_attr a;
+	memcpy(frame + 14, ip, length);
+	ipsf_write16(frame + 12, ip[0] >> 4 == 6 ? 0x86dd : 0x0800);
+	memset(&a, 0, sizeof a);
+	a.test.prog_fd = (uint32_t)program;
+	a.test.data_in = (uint64_t)(uintptr_t)frame;
+	a.test.data_size_in = 14 + length;
+	a.test.repeat = 1;
+	CHECK(syscall(SYS_bpf, BPF_PROG_TEST_RUN, &a, sizeof a) == 0);
+	return a.test.retval;
+}
+
+/* How the two queues are used by 256 packets that differ in byte `at`. */
+static void spreads(int program, const uint8_t *ip, unsigned at, bool expected)
+{
+	uint8_t bytes[100];
+	unsigned odd = 0;
+	memcpy(bytes, ip, sizeof bytes);
+	for (unsigned i = 0; i < 256; i++) {
+		bytes[at] = (uint8_t)i;
+		odd += said(program, bytes, sizeof bytes) & 1;
+	}
+	CHECK(expected ? odd > 64 && odd < 192 : odd == 0 || odd == 256);
+}
+
+static void hash(void)
+{
+	struct ipsf_bpf_code code;
+	char log[IPSF_BPF_LOG_SIZE];
+	uint8_t v4[100] = {0x45, [9] = 17, [12] = 10, [16] = 10}, v6[100] = {0x60, [6] = 6, [8] = 0xfd, [24] = 0xfd};
+	CHECK(ipsf_steer_flows(&code) == IPSF_OK);
+	const int program = ipsf_bpf_program_new(&code, BPF_PROG_TYPE_SOCKET_FILTER, 0, "flows", log, sizeof log);
+	if (program < 0) {
+		printf("test_steer: no BPF here: %s\n", strerror(errno));
+		return;
+	}
+	for (unsigned at = 12; at < 24; at++)
+		spreads(program, v4, at, true);
+	spreads(program, v4, 1, false); /* DSCP */
+	spreads(program, v4, 28, false); /* payload */
+	v4[0] = 0x46; /* options before the ports */
+	spreads(program, v4, 20, false);
+	spreads(program, v4, 27, true);
+	v4[6] = 0x20; /* a fragment */
+	spreads(program, v4, 27, false);
+	for (unsigned at = 8; at < 44; at++)
+		spreads(program, v6, at, true);
+	spreads(program, v6, 44, false);
+	v6[6] = 58; /* ICMPv6 has no ports */
+	spreads(program, v6, 41, false);
+	close(program);
 }
 
 int main(void)
@@ -237,6 +327,7 @@ int main(void)
 		raw(4);
 		raw(6);
 		queues();
+		hash();
 	}
 	for (unsigned i = 0; i < IPSF_DROP_COUNT; i++)
 		CHECK(drops[i] == 0);
