@@ -35,8 +35,6 @@ enum ipsf_packet_flag {
 	IPSF_PACKET_CLEAR = 8u,          /* BYPASS: leaves as it is */
 	IPSF_PACKET_IKE = 16u,           /* inbound: an IKE message, marker removed */
 	IPSF_PACKET_TRUNCATED = 32u,
-	IPSF_PACKET_CHECKSUM = 64u,      /* TCP or UDP: the checksum field holds only the pseudo header's sum; it must be completed
-					  * before the packet is sealed */
 };
 
 struct ipsf_packet {

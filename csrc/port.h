@@ -18,10 +18,15 @@ struct ipsf_port;
 struct ipsf_port_ops {
 	/*
 	 * Fills an empty batch with up to IPSF_BATCH_MAX packets without waiting: their number (0: nothing there), or IPSF_ESYS.
-	 * GRO datagrams are cut by their stride here; what does not fit the batch comes with the next call.
+	 * GRO datagrams are cut by their stride here; what does not fit the batch comes with the next call (see pending).
 	 * Packets lost before they could be read (kernel overflow, truncation, no buffer) are added to drops[].
 	 */
 	int (*recv)(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
+	/*
+	 * Whether recv() left something behind that poll() does not know of, though its batch was not full. NULL: it never does.
+	 * The receiving thread asks.
+	 */
+	bool (*pending)(const struct ipsf_port *port);
 	/* Sends n packets in order; marks packet->drop where one did not leave. Equal-sized neighbours may leave as one GSO datagram. */
 	void (*send)(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
 	/*

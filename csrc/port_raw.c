@@ -9,6 +9,7 @@
 
 static const struct ipsf_port_ops raw_ops = {
 	.recv = ipsf_port_socket_recv,
+	.pending = ipsf_port_socket_pending,
 	.send = ipsf_port_socket_send,
 	.drain = ipsf_port_socket_drain,
 	.free = ipsf_port_socket_free,

@@ -11,7 +11,7 @@
 
 #include "steer.h"
 
-#define SOCKET_BUFFER (4 << 20) /* bytes: a worker that waits for its core must not cost packets, nor a flood keep a ping waiting */
+#define SOCKET_BUFFER (8 << 20) /* bytes: a worker that waits for its core must not cost packets, nor a flood keep a ping waiting */
 #define DATAGRAM_MAX 65535
 #define WAIT_MS 5                /* for room in a full socket buffer, at most WAITS times a send() */
 #define WAITS 4
@@ -235,6 +235,20 @@ static bool cut(struct ipsf_port_socket *s, struct ipsf_batch *batch)
 	return true;
 }
 
+/* The next GRO datagram would be split between this batch and the next: it goes there whole, so that it can be joined again. */
+static bool splits(const struct ipsf_socket_rx *rx, const struct ipsf_batch *batch)
+{
+	const struct ipsf_received *next = &rx->received[rx->next];
+	return rx->offset == 0 && batch->n > 0 && next->stride != 0 &&
+	       batch->n + (next->length + next->stride - 1) / next->stride > IPSF_BATCH_MAX;
+}
+
+bool ipsf_port_socket_pending(const struct ipsf_port *port)
+{
+	const struct ipsf_socket_rx *rx = &((const struct ipsf_port_socket *)port)->rx;
+	return rx->next < rx->n;
+}
+
 int ipsf_port_socket_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_socket *s = (struct ipsf_port_socket *)port;
@@ -248,7 +262,7 @@ int ipsf_port_socket_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint
 			rx->next++; /* its buffer stays posted */
 			continue;
 		}
-		if (!cut(s, batch))
+		if (splits(rx, batch) || !cut(s, batch))
 			break;
 		if (rx->offset >= rx->received[rx->next].length)
 			next_datagram(rx);

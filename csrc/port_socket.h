@@ -80,6 +80,7 @@ IPSF_MUST_CHECK int ipsf_port_socket_new(uint8_t version, int type, int protocol
 					 struct ipsf_port_socket **out);
 void ipsf_port_socket_free(struct ipsf_port *port);
 int ipsf_port_socket_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT]);
+bool ipsf_port_socket_pending(const struct ipsf_port *port);
 void ipsf_port_socket_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
 void ipsf_port_socket_drain(struct ipsf_port *port);
 

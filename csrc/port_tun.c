@@ -1,6 +1,13 @@
 /*
  * A TUN device: the inner port of a gateway. A virtio header before each packet (IFF_VNET_HDR) lets the kernel hand over
  * super-packets of up to 64 KB, TCP and UDP, with their checksums still to be made, and take such from us.
+ *
+ * Packets that come one by one are read one by one until there are none (EAGAIN) or the batch is full. Measured with 64-byte UDP on
+ * Linux 6.18: 490 ns a read(), of which 230 are the system call, against 600 ns a packet where io_uring does 32 reads a submission;
+ * what it saves at the border it spends on its requests. Cores are added by queues (ipsf_port_tun_group), a worker each.
+ *
+ * A packet that is written alone carries no word on its checksum, not even DATA_VALID: verifying it would be work that the receiver
+ * does anyway, and where it is forwarded nobody else would look. Only what is joined is verified, because there it is replaced.
  */
 #define _GNU_SOURCE
 #include "gro.h"

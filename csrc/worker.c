@@ -271,6 +271,11 @@ static void settle_held(struct ipsf_worker *worker)
 	finish(worker, IPSF_OUT);
 }
 
+static bool left_behind(const struct ipsf_port *port)
+{
+	return port->ops->pending && port->ops->pending(port);
+}
+
 /* One batch of a port: packets received, or IPSF_ESYS. */
 static int one_batch(struct ipsf_worker *worker, unsigned source)
 {
@@ -278,7 +283,7 @@ static int one_batch(struct ipsf_worker *worker, unsigned source)
 	if (direction == IPSF_OUT)
 		settle_held(worker);
 	const int n = receive(worker, worker->port[source], direction);
-	worker->more[source] = n == IPSF_BATCH_MAX;
+	worker->more[source] = n == IPSF_BATCH_MAX || left_behind(worker->port[source]);
 	if (n <= 0)
 		return n;
 	if (direction == IPSF_OUT)
@@ -340,7 +345,7 @@ static int drain_source(struct ipsf_worker *worker, unsigned source)
 {
 	for (unsigned i = 0; i < BATCHES_A_TURN; i++) {
 		const int n = one_batch(worker, source);
-		if (n < IPSF_BATCH_MAX)
+		if (n <= 0 || !worker->more[source])
 			return n < 0 ? n : IPSF_OK;
 		ipsf_epoch_tick(worker->epoch, worker->pipeline.worker);
 	}

@@ -83,9 +83,9 @@ static void expect_all(struct ipsf_port *to)
 static void send_outgoing(struct ipsf_port *from)
 {
 	from->ops->send(from, outgoing.packet, outgoing.n);
-	const uint64_t before = ipsf_batch_packets(&outgoing);
+	const uint64_t before = ipsf_batch_volume(&outgoing).packets;
 	ipsf_batch_sweep(&outgoing, drops);
-	CHECK(before == ipsf_batch_packets(&outgoing));
+	CHECK(before == ipsf_batch_volume(&outgoing).packets);
 	ipsf_batch_clear(&outgoing);
 }
 
@@ -173,7 +173,7 @@ static void too_large(void)
 	add_sealed(&path, 10, 1000, 1000, IPSF_PACKET_DF);
 	a->ops->send(a, outgoing.packet, outgoing.n);
 	ipsf_batch_sweep(&outgoing, drops);
-	CHECK(drops[IPSF_DROP_MTU] == 19 && outgoing.n == 2 && ipsf_batch_packets(&outgoing) == 11);
+	CHECK(drops[IPSF_DROP_MTU] == 19 && outgoing.n == 2 && ipsf_batch_volume(&outgoing).packets == 11);
 	ipsf_batch_clear(&outgoing);
 	sent[0] = sent[9];
 	for (unsigned i = 0; i < 10; i++)
