@@ -27,19 +27,19 @@ struct emitter {
 
 enum bpf_prog_type ipsf_classify_program_type(enum ipsf_hook hook)
 {
-	static const enum bpf_prog_type types[IPSF_HOOK_COUNT] = {BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SOCKET_FILTER};
+	static const enum bpf_prog_type types[IPSF_HOOK_COUNT] = {BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_SOCKET_FILTER};
 	return types[hook];
 }
 
 unsigned ipsf_classify_attach_type(enum ipsf_hook hook)
 {
-	static const unsigned types[IPSF_HOOK_COUNT] = {BPF_XDP, IPSF_BPF_TCX_INGRESS, 0};
+	static const unsigned types[IPSF_HOOK_COUNT] = {BPF_XDP, BPF_XDP, IPSF_BPF_TCX_INGRESS, 0};
 	return types[hook];
 }
 
 uint32_t ipsf_classify_taken(enum ipsf_hook hook)
 {
-	static const uint32_t verdicts[IPSF_HOOK_COUNT] = {4 /* XDP_REDIRECT */, 2 /* TC_ACT_SHOT */, SNAP_LENGTH};
+	static const uint32_t verdicts[IPSF_HOOK_COUNT] = {XDP_REDIRECT, XDP_REDIRECT, 2 /* TC_ACT_SHOT */, SNAP_LENGTH};
 	return verdicts[hook];
 }
 
@@ -60,9 +60,14 @@ static int protocol_at(const struct emitter *e)
 	return IP + (e->version == 4 ? 9 : 6);
 }
 
+static bool is_xdp(const struct emitter *e)
+{
+	return e->what->hook == IPSF_HOOK_XDP || e->what->hook == IPSF_HOOK_XDP_GENERIC;
+}
+
 static bool copies(const struct emitter *e)
 {
-	return e->what->hook != IPSF_HOOK_XDP;
+	return !is_xdp(e);
 }
 
 static void load(struct emitter *e, unsigned size, unsigned to, int offset)
@@ -204,6 +209,17 @@ static void make_key(struct emitter *e)
 	}
 }
 
+/*
+ * A UDP super-packet looks like one long datagram; taken as such it would arrive as one. (A TCP super-packet is a segment like others.)
+ */
+static void pass_udp_of_generic(struct emitter *e)
+{
+	if (e->what->hook != IPSF_HOOK_XDP_GENERIC)
+		return;
+	load(e, BPF_B, R2, protocol_at(e));
+	ipsf_bpf_jump_value(e->code, BPF_JEQ, R2, IPSF_PROTO_UDP, PASS);
+}
+
 /* ---- outer ---- */
 
 /* RFC 3948 s2: no marker of IKE, no keepalive. */
@@ -309,10 +325,10 @@ static void inner(struct emitter *e)
 
 static void verdicts(struct emitter *e)
 {
-	static const int32_t passed[IPSF_HOOK_COUNT] = {XDP_PASS, -1 /* the next program, or the stack */, 0};
+	static const int32_t passed[IPSF_HOOK_COUNT] = {XDP_PASS, XDP_PASS, -1 /* the next program, or the stack */, 0};
 	const enum ipsf_hook hook = e->what->hook;
 	ipsf_bpf_label(e->code, TAKE);
-	if (hook == IPSF_HOOK_XDP) {
+	if (is_xdp(e)) {
 		ipsf_bpf_map(e->code, R1, e->what->sockets);
 		ipsf_bpf_load(e->code, BPF_W, R2, R6, offsetof(struct xdp_md, rx_queue_index));
 		ipsf_bpf_alu_value(e->code, BPF_MOV, R3, XDP_PASS);
@@ -338,6 +354,7 @@ int ipsf_classify_emit(const struct ipsf_classify *what, struct ipsf_bpf_code *c
 			check_v4(&e);
 		else
 			check_v6(&e);
+		pass_udp_of_generic(&e);
 		if (what->role == IPSF_ROLE_OUTER)
 			outer(&e);
 		else

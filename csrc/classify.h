@@ -22,6 +22,7 @@ enum ipsf_role { IPSF_ROLE_OUTER, IPSF_ROLE_INNER };
 
 enum ipsf_hook {
 	IPSF_HOOK_XDP,    /* takes to the socket of the queue; what no socket stands for passes */
+	IPSF_HOOK_XDP_GENERIC, /* the same on socket buffers, without UDP: one of them may be a super-packet, and XDP is not told */
 	IPSF_HOOK_TC,     /* drops what is ours: an AF_PACKET socket has had it */
 	IPSF_HOOK_SOCKET, /* gives a packet socket what is ours */
 	IPSF_HOOK_COUNT

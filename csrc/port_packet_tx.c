@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "gro.h"
 #include "gso.h"
 #include "port_socket.h"
 
@@ -12,6 +13,8 @@
 #define SUPER_MAX 65000         /* bytes of datagrams in one super-packet: with its headers it is an IP packet still */
 #define WAIT_MS 1               /* for room in a full device queue, at most WAITS times a send() */
 #define WAITS 8
+
+static_assert(IPSF_BATCH_MAX <= IPSF_PACKET_MESSAGES && 2 * IPSF_BATCH_MAX <= IPSF_PACKET_VECTORS, "a batch of runs fits");
 
 /* ---- the socket ---- */
 
@@ -135,17 +138,34 @@ static void fill_outer(struct ipsf_port_packet *p, unsigned m, struct iovec *vec
 	write_outer(p, m, hop, first, stride, total);
 }
 
-/* A decrypted packet: its Ethernet header before it. */
-static void fill_inner(struct ipsf_port_packet *p, unsigned m, struct iovec *vector, const struct ipsf_hop *hop,
-		       struct ipsf_packet *const *packets, struct ipsf_packet_place *at)
+/* Decrypted packets of one flow that follow each other leave as one that the kernel cuts, or its receiver takes as it is. */
+static void fill_inner(struct ipsf_packet_tx *tx, unsigned m, struct iovec *vector, const struct ipsf_hop *hop, const struct ipsf_gro *gro,
+		       unsigned run_number, struct ipsf_packet *const *packets)
 {
-	struct ipsf_packet_tx *tx = &p->tx;
-	struct ipsf_packet *packet = packets[at->packet];
-	begin_message(tx, m, vector, *at, IPSF_ETHERNET_HEADER);
-	ipsf_link_write_inner(tx->head[m].frame, hop, packet);
-	add_vector(&tx->message[m].msg_hdr, packet->data, packet->length);
-	tx->count[m] = ipsf_packet_count(packet);
-	*at = (struct ipsf_packet_place){at->packet + 1, 0};
+	const struct ipsf_gro_run *run = &gro->run[run_number];
+	struct ipsf_packet *first = packets[run->first];
+	struct virtio_net_hdr *vnet = &tx->head[m].vnet;
+	begin_message(tx, m, vector, (struct ipsf_packet_place){run_number, 0}, IPSF_ETHERNET_HEADER);
+	if (run->n > 1) {
+		ipsf_gro_write_headers(run, packets);
+		ipsf_vnet_describe(first, run->header, vnet);
+		vnet->hdr_len = (uint16_t)(vnet->hdr_len + IPSF_ETHERNET_HEADER); /* it counts from the frame's start */
+		vnet->csum_start = (uint16_t)(vnet->csum_start + IPSF_ETHERNET_HEADER);
+	}
+	ipsf_link_write_inner(tx->head[m].frame, hop, first);
+	add_vector(&tx->message[m].msg_hdr, first->data, first->length);
+	for (unsigned i = run->first; i != run->last;) {
+		i = gro->next[i];
+		add_vector(&tx->message[m].msg_hdr, packets[i]->data + run->header, packets[i]->length - run->header);
+	}
+}
+
+static void lose_run(struct ipsf_packet *const *packets, const struct ipsf_gro *gro, unsigned run_number, enum ipsf_drop reason)
+{
+	const struct ipsf_gro_run *run = &gro->run[run_number];
+	packets[run->last]->drop = (uint8_t)reason;
+	for (unsigned i = run->first; i != run->last; i = gro->next[i])
+		packets[i]->drop = (uint8_t)reason;
 }
 
 /* ---- sending ---- */
@@ -166,21 +186,25 @@ static bool retry(struct ipsf_packet_tx *tx, int error)
  * Message m was refused. A kernel that does not know super-packets of UDP (before Linux 6.2) says EINVAL: from now on each datagram
  * leaves alone; those at hand are lost, and counted.
  */
-static void refused(struct ipsf_packet_tx *tx, struct ipsf_packet *const *packets, unsigned m, int error)
+static void refused(struct ipsf_packet_tx *tx, struct ipsf_packet *const *packets, const struct ipsf_gro *gro, unsigned m, int error)
 {
 	if (error == EINVAL && tx->head[m].vnet.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4)
 		tx->segments = false;
-	lose(packets, tx->first[m], tx->count[m], ipsf_send_error(error));
+	if (gro)
+		lose_run(packets, gro, tx->first[m].packet, ipsf_send_error(error));
+	else
+		lose(packets, tx->first[m], tx->count[m], ipsf_send_error(error));
 }
 
-static void send_messages(struct ipsf_packet_tx *tx, struct ipsf_packet *const *packets, unsigned n)
+/* gro: of the inner side, whose messages are runs; else NULL. */
+static void send_messages(struct ipsf_packet_tx *tx, struct ipsf_packet *const *packets, const struct ipsf_gro *gro, unsigned n)
 {
 	for (unsigned m = 0; m < n;) {
 		const int sent = sendmmsg(tx->fd, tx->message + m, n - m, MSG_DONTWAIT);
 		if (sent > 0)
 			m += (unsigned)sent;
 		else if (!retry(tx, errno))
-			refused(tx, packets, m++, errno);
+			refused(tx, packets, gro, m++, errno);
 	}
 }
 
@@ -192,29 +216,57 @@ static unsigned fill_messages(struct ipsf_port_packet *p, struct ipsf_packet *co
 	unsigned messages = 0, used = 0;
 	while (messages < IPSF_PACKET_MESSAGES && used + 2 <= IPSF_PACKET_VECTORS && at->packet < n) {
 		struct ipsf_packet *packet = packets[at->packet];
-		struct iovec *vector = tx->vector + used;
-		const struct ipsf_hop *hop = p->port.carriers ? ipsf_link_outer_hop(table, packet) : ipsf_link_inner_hop(table, packet);
+		const struct ipsf_hop *hop = ipsf_link_outer_hop(table, packet);
 		if (!hop) { /* it was there when the worker asked */
 			lose(packets, *at, ipsf_packet_count(packet) - at->datagram, IPSF_DROP_NO_NEXT_HOP);
 			*at = (struct ipsf_packet_place){at->packet + 1, 0};
 			continue;
 		}
-		if (p->port.carriers)
-			fill_outer(p, messages, vector, IPSF_PACKET_VECTORS - used, hop, packets, n, at);
-		else
-			fill_inner(p, messages, vector, hop, packets, at);
+		fill_outer(p, messages, tx->vector + used, IPSF_PACKET_VECTORS - used, hop, packets, n, at);
 		used += (unsigned)tx->message[messages++].msg_hdr.msg_iovlen;
 	}
 	return messages;
 }
 
+static void send_outer(struct ipsf_port_packet *p, struct ipsf_packet *const *packets, unsigned n)
+{
+	struct ipsf_packet_place at = {0, 0};
+	while (at.packet < n) {
+		const unsigned messages = fill_messages(p, packets, n, &at);
+		send_messages(&p->tx, packets, NULL, messages);
+	}
+}
+
+/* A batch at most: no more messages than packets, no more vectors than two a packet. */
+static void send_inner(struct ipsf_port_packet *p, struct ipsf_packet *const *packets, unsigned n)
+{
+	struct ipsf_packet_tx *tx = &p->tx;
+	const struct ipsf_hops *table = atomic_load(&p->port.hops);
+	struct ipsf_gro gro;
+	unsigned messages = 0, used = 0;
+	ipsf_gro_sort(&gro, packets, n, tx->segments);
+	for (unsigned i = 0; i < gro.runs; i++) {
+		const struct ipsf_hop *hop = ipsf_link_inner_hop(table, packets[gro.run[i].first]);
+		if (!hop) {
+			lose_run(packets, &gro, i, IPSF_DROP_NO_NEXT_HOP);
+			continue;
+		}
+		fill_inner(tx, messages, tx->vector + used, hop, &gro, i, packets);
+		used += (unsigned)tx->message[messages++].msg_hdr.msg_iovlen;
+	}
+	send_messages(tx, packets, &gro, messages);
+}
+
 void ipsf_packet_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
 {
 	struct ipsf_port_packet *p = (struct ipsf_port_packet *)port;
-	struct ipsf_packet_place at = {0, 0};
 	p->tx.patience = WAITS;
-	while (at.packet < n) {
-		const unsigned messages = fill_messages(p, packets, n, &at);
-		send_messages(&p->tx, packets, messages);
+	if (port->carriers) {
+		send_outer(p, packets, n);
+		return;
+	}
+	for (unsigned done = 0, most; done < n; done += most) {
+		most = n - done < IPSF_BATCH_MAX ? n - done : IPSF_BATCH_MAX;
+		send_inner(p, packets + done, most);
 	}
 }

@@ -2,9 +2,12 @@
  * AF_XDP ports: whole Ethernet frames between a queue of an interface and memory that the kernel shares with us, no system call for
  * a packet received, one for a batch sent. The XDP program on the interface (classify.h) redirects to the sockets what is ours.
  *
- * A packet received by one port and sent by another over the same memory is never copied here: its headers are written before it, and
- * its buffer is the kernel's until the completion ring gives it back. What comes from elsewhere (a TUN device, the segments of a
- * super-packet) is copied once, into a frame of this port.
+ * Where the driver does zero-copy, a packet received by one port and sent by another over the same memory is copied nowhere: its
+ * headers are written before it, and its buffer is the kernel's until the completion ring gives it back. What comes from elsewhere (a
+ * TUN device, the segments of a super-packet) is copied once, into a frame of this port.
+ *
+ * Where it does not, the kernel makes a socket buffer of each frame in the transmit ring, at about 1,000 cycles. A packet socket makes
+ * one for up to 64 ESP datagrams: then frames leave by the sending half of an AF_PACKET port, and only receiving is XDP's.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,9 +20,7 @@
 #include <unistd.h>
 
 #include "gso.h"
-#include "intake.h"
-#include "link.h"
-#include "port.h"
+#include "port_packet.h"
 #include "stats.h"
 #include "xdp_socket.h"
 
@@ -32,6 +33,14 @@ struct program {
 	int link, sockets;
 	const char *mode;
 	unsigned users;
+};
+
+/* What a group of ports is made of. */
+struct plan {
+	const struct ipsf_xdp_options *options;
+	struct ipsf_intake *intake;
+	struct program *program;
+	uint32_t chunk; /* bytes of a frame's buffer */
 };
 
 struct receiver {
@@ -48,16 +57,17 @@ struct sender {
 };
 
 struct ipsf_port_xdp {
-	struct ipsf_port port;
+	struct ipsf_port_packet packet; /* the port itself, and its sending half where the driver does no zero-copy */
 	struct program *program;
 	struct ipsf_xdp_socket socket;
+	bool ring; /* frames leave by the transmit ring */
 	struct receiver rx __attribute__((aligned(IPSF_CACHE_LINE)));
 	struct sender tx __attribute__((aligned(IPSF_CACHE_LINE)));
 };
 
 static bool is_outer(const struct ipsf_port_xdp *x)
 {
-	return x->port.carriers != 0;
+	return x->packet.port.carriers != 0;
 }
 
 /* ---- receiving ---- */
@@ -76,7 +86,7 @@ static void fill(struct ipsf_port_xdp *x)
 	if (ring->mine != before)
 		ipsf_xdp_publish(ring);
 	if (x->socket.zero_copy && ipsf_xdp_needs_wakeup(ring))
-		(void)recvfrom(x->port.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL); /* what it could say, SO_ERROR says later */
+		(void)recvfrom(x->packet.port.fd, NULL, 0, MSG_DONTWAIT, NULL, NULL); /* what it could say, SO_ERROR says later */
 }
 
 /* What the kernel took for us and had no frame or no room for. IPSF_ESYS: the interface is gone. */
@@ -86,13 +96,13 @@ static int ask_kernel(struct ipsf_port_xdp *x, uint64_t drops[IPSF_DROP_COUNT])
 	socklen_t size = sizeof s;
 	int error = 0;
 	memset(&s, 0, sizeof s);
-	if (getsockopt(x->port.fd, SOL_XDP, XDP_STATISTICS, &s, &size) == 0) {
+	if (getsockopt(x->packet.port.fd, SOL_XDP, XDP_STATISTICS, &s, &size) == 0) {
 		const uint64_t lost = s.rx_dropped + s.rx_ring_full;
 		drops[IPSF_DROP_RX_OVERFLOW] += lost - x->rx.lost;
 		x->rx.lost = lost;
 	}
 	size = sizeof error;
-	if (getsockopt(x->port.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0) {
+	if (getsockopt(x->packet.port.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0) {
 		errno = error;
 		return IPSF_ESYS;
 	}
@@ -170,7 +180,7 @@ static void kick(struct ipsf_port_xdp *x)
 	struct ipsf_xdp_ring *ring = &x->socket.transmit;
 	ipsf_xdp_publish(ring);
 	for (unsigned i = 0; i < KICKS && ipsf_xdp_needs_wakeup(ring) && !ipsf_xdp_all_taken(ring); i++) {
-		if (sendto(x->port.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && !again(errno)) {
+		if (sendto(x->packet.port.fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && !again(errno)) {
 			x->tx.stuck = true; /* ENETDOWN, ENXIO */
 			return;
 		}
@@ -220,7 +230,7 @@ static enum ipsf_drop send_copy(struct ipsf_port_xdp *x, const struct ipsf_hop *
 				const uint8_t *data, uint32_t length)
 {
 	struct ipsf_buffer *buffer;
-	if (headers + length > IPSF_XDP_CHUNK - sizeof *buffer)
+	if (headers + length > x->socket.memory->chunk - sizeof *buffer)
 		return IPSF_DROP_MTU;
 	if (!has_room(x) || !(buffer = ipsf_pool_take(x->tx.pool)))
 		return IPSF_DROP_PORT_FULL;
@@ -252,6 +262,10 @@ static void send_packet(struct ipsf_port_xdp *x, const struct ipsf_hops *table, 
 static void xdp_send(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n)
 {
 	struct ipsf_port_xdp *x = (struct ipsf_port_xdp *)port;
+	if (!x->ring) {
+		ipsf_packet_send(port, packets, n);
+		return;
+	}
 	const struct ipsf_hops *table = atomic_load_explicit(&port->hops, memory_order_acquire);
 	reap(x);
 	if (x->tx.stuck)
@@ -276,20 +290,27 @@ static void release_program(struct program *program)
 	errno = error;
 }
 
-/* The driver runs it where it can, else the kernel does, on socket buffers. EBUSY is final: another program is there. */
-static int attach(struct program *program, int loaded, unsigned interface_index)
+static int attach(struct program *program, const struct ipsf_intake *intake, enum ipsf_hook hook, uint32_t flags)
 {
-	static const struct { uint32_t flags; const char *mode; } ways[] = {
-		{XDP_FLAGS_DRV_MODE, "native"}, {XDP_FLAGS_SKB_MODE, "generic"}};
-	for (unsigned i = 0; i < 2; i++) {
-		program->mode = ways[i].mode;
-		program->link = ipsf_bpf_link_new(loaded, interface_index, BPF_XDP, ways[i].flags);
-		if (program->link >= 0)
-			return IPSF_OK;
-		if (errno == EBUSY || errno == EPERM)
-			break;
-	}
-	return IPSF_ESYS;
+	const int loaded = ipsf_intake_program(intake, hook, program->sockets);
+	if (loaded < 0)
+		return loaded;
+	program->link = ipsf_bpf_link_new(loaded, intake->interface_index, BPF_XDP, flags);
+	const int error = errno;
+	close(loaded);
+	errno = error;
+	return program->link < 0 ? IPSF_ESYS : IPSF_OK;
+}
+
+/* The driver runs it where it can, else the kernel does, on socket buffers. EBUSY is final: another program is there. */
+static int attach_somehow(struct program *program, const struct ipsf_intake *intake)
+{
+	program->mode = "native";
+	const int status = attach(program, intake, IPSF_HOOK_XDP, XDP_FLAGS_DRV_MODE);
+	if (status != IPSF_ESYS || errno == EBUSY || errno == EPERM)
+		return status;
+	program->mode = "generic";
+	return attach(program, intake, IPSF_HOOK_XDP_GENERIC, XDP_FLAGS_SKB_MODE);
 }
 
 static int new_program(const struct ipsf_intake *intake, struct program **out)
@@ -300,10 +321,7 @@ static int new_program(const struct ipsf_intake *intake, struct program **out)
 	if (!program)
 		return IPSF_ENOMEM;
 	*program = (struct program){.link = -1, .users = 1, .mode = "", .sockets = ipsf_bpf_map_new(&sockets)};
-	const int loaded = program->sockets < 0 ? IPSF_ESYS : ipsf_intake_program(intake, IPSF_HOOK_XDP, program->sockets);
-	const int status = loaded < 0 ? loaded : attach(program, loaded, intake->interface_index);
-	if (loaded >= 0)
-		close(loaded);
+	const int status = program->sockets < 0 ? IPSF_ESYS : attach_somehow(program, intake);
 	if (status != IPSF_OK) {
 		release_program(program);
 		return status;
@@ -318,6 +336,7 @@ static void xdp_free(struct ipsf_port *port)
 	const int error = errno;
 	release_program(x->program); /* first: what comes from now on is the kernel's */
 	ipsf_xdp_socket_close(&x->socket);
+	ipsf_packet_tx_close(&x->packet);
 	ipsf_intake_release(port->intake);
 	ipsf_hops_free(atomic_load(&port->hops));
 	free(x);
@@ -327,75 +346,85 @@ static void xdp_free(struct ipsf_port *port)
 static const struct ipsf_port_ops xdp_ops = {.recv = xdp_recv, .send = xdp_send, .reaches = ipsf_link_reaches, .free = xdp_free};
 
 /* A socket over the memory of the port beside it, if the kernel can share that, else over its own. */
-static int open_socket(struct ipsf_port_xdp *x, unsigned interface_index, uint32_t queue, const struct ipsf_port_xdp *beside)
+static int open_socket(struct ipsf_port_xdp *x, const struct plan *plan, uint32_t queue)
 {
-	struct ipsf_xdp_memory *memory;
-	if (beside && ipsf_xdp_socket_open(&x->socket, beside->socket.memory, interface_index, queue) == IPSF_OK)
+	const struct ipsf_port *beside = plan->options->beside ? plan->options->beside[queue] : NULL;
+	const unsigned index = plan->intake->interface_index;
+	struct ipsf_xdp_memory *memory = NULL;
+	if (beside && beside->ops == &xdp_ops)
+		memory = ((const struct ipsf_port_xdp *)beside)->socket.memory;
+	if (memory && memory->chunk >= plan->chunk && ipsf_xdp_socket_open(&x->socket, memory, index, queue) == IPSF_OK)
 		return IPSF_OK;
-	int status = ipsf_xdp_memory_new(&memory);
+	int status = ipsf_xdp_memory_new(plan->chunk, &memory);
 	if (status != IPSF_OK)
 		return status;
-	status = ipsf_xdp_socket_open(&x->socket, memory, interface_index, queue);
+	status = ipsf_xdp_socket_open(&x->socket, memory, index, queue);
 	ipsf_xdp_memory_release(memory);
 	return status;
 }
 
-static int open_port(struct ipsf_port_xdp *x, const char *interface, uint32_t queue, const struct ipsf_port_xdp *beside)
+static int open_port(struct ipsf_port_xdp *x, const struct plan *plan, uint32_t queue)
 {
 	const bool outer = is_outer(x);
-	int status = open_socket(x, x->port.intake->interface_index, queue, beside);
+	const int status = open_socket(x, plan, queue);
 	if (status != IPSF_OK)
 		return status;
-	x->port.fd = x->socket.fd;
+	x->packet.port.fd = x->socket.fd;
 	x->rx.pool = x->socket.memory->pool[outer ? IPSF_IN : IPSF_OUT];
 	x->tx.pool = x->socket.memory->pool[outer ? IPSF_OUT : IPSF_IN];
-	snprintf(x->port.name, sizeof x->port.name, "xdp:%s/%u", interface, queue);
+	snprintf(x->packet.port.name, sizeof x->packet.port.name, "xdp:%s/%u", plan->options->interface, queue);
 	fill(x);
+	x->ring = x->socket.zero_copy || plan->options->ring;
+	if (!x->ring && ipsf_packet_tx_open(&x->packet, false) != IPSF_OK)
+		return IPSF_ESYS;
 	return ipsf_bpf_map_set(x->program->sockets, &queue, &x->socket.fd);
 }
 
-static int new_port(const char *interface, uint32_t queue, struct ipsf_intake *intake, struct program *program,
-		    const struct ipsf_port *beside, struct ipsf_port **out)
+static int new_port(const struct plan *plan, uint32_t queue, struct ipsf_port **out)
 {
 	struct ipsf_port_xdp *x = aligned_alloc(IPSF_CACHE_LINE, sizeof *x);
 	if (!x)
 		return IPSF_ENOMEM;
 	memset(x, 0, sizeof *x);
-	x->port = (struct ipsf_port){.ops = &xdp_ops, .fd = -1, .receive_size = IPSF_XDP_FRAME_MAX};
-	x->port.carriers = intake->role == IPSF_ROLE_OUTER ? (1u << IPSF_CARRIER_COUNT) - 1 : 0;
-	x->port.intake = ipsf_intake_share(intake);
-	x->program = program;
-	program->users++;
+	x->packet.port = (struct ipsf_port){.ops = &xdp_ops, .fd = -1, .receive_size = IPSF_XDP_FRAME_MAX(plan->chunk)};
+	x->packet.port.carriers = plan->intake->role == IPSF_ROLE_OUTER ? (1u << IPSF_CARRIER_COUNT) - 1 : 0;
+	x->packet.port.intake = ipsf_intake_share(plan->intake);
+	x->packet.udp_port = IPSF_CLASSIFY_UDP_PORT;
+	x->packet.tx.fd = -1;
+	x->program = plan->program;
+	x->program->users++;
 	x->socket.fd = -1;
-	const int status = open_port(x, interface, queue, beside && beside->ops == &xdp_ops ? (const struct ipsf_port_xdp *)beside : NULL);
+	const int status = open_port(x, plan, queue);
 	if (status != IPSF_OK) {
-		xdp_free(&x->port);
+		xdp_free(&x->packet.port);
 		return status;
 	}
-	*out = &x->port;
+	*out = &x->packet.port;
 	return IPSF_OK;
 }
 
-/* A frame longer than ours would be lost after it was taken. EMSGSIZE. */
-static int check_mtu(const char *interface)
+/* The smallest that holds the interface's frames: a longer one would be lost after it was taken. 0 with errno, e.g. EMSGSIZE. */
+static uint32_t choose_chunk(const char *interface)
 {
 	struct ifreq request = {0};
 	const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
-		return IPSF_ESYS;
+		return 0;
 	snprintf(request.ifr_name, sizeof request.ifr_name, "%s", interface);
-	const int status = ioctl(fd, SIOCGIFMTU, &request);
-	const int error = errno;
+	const int status = ioctl(fd, SIOCGIFMTU, &request), error = errno;
 	close(fd);
 	errno = status < 0 ? error : EMSGSIZE;
-	return status < 0 || (uint32_t)request.ifr_mtu + IPSF_ETHERNET_HEADER > IPSF_XDP_FRAME_MAX ? IPSF_ESYS : IPSF_OK;
+	for (uint32_t chunk = IPSF_XDP_CHUNK_MAX / 2; status == 0 && chunk <= IPSF_XDP_CHUNK_MAX; chunk *= 2) {
+		if ((uint32_t)request.ifr_mtu + IPSF_ETHERNET_HEADER <= IPSF_XDP_FRAME_MAX(chunk))
+			return chunk;
+	}
+	return 0;
 }
 
-static int new_ports(const char *interface, struct ipsf_intake *intake, struct program *program, struct ipsf_port *const *beside,
-		     size_t n, struct ipsf_port **ports)
+static int new_ports(const struct plan *plan, size_t n, struct ipsf_port **ports)
 {
 	for (uint32_t i = 0; i < n; i++) {
-		const int status = new_port(interface, i, intake, program, beside ? beside[i] : NULL, &ports[i]);
+		const int status = new_port(plan, i, &ports[i]);
 		if (status == IPSF_OK)
 			continue;
 		while (i-- > 0)
@@ -405,24 +434,23 @@ static int new_ports(const char *interface, struct ipsf_intake *intake, struct p
 	return IPSF_OK;
 }
 
-int ipsf_port_xdp_group(const char *interface, unsigned inner, struct ipsf_port *const *beside, size_t n, struct ipsf_port **ports)
+int ipsf_port_xdp_group(const struct ipsf_xdp_options *options, size_t n, struct ipsf_port **ports)
 {
-	struct ipsf_intake *intake;
-	struct program *program;
-	const unsigned index = if_nametoindex(interface);
+	struct plan plan = {.options = options};
+	const unsigned index = if_nametoindex(options->interface);
 	if (n == 0 || n > QUEUES_MAX)
 		return IPSF_EINVAL;
-	if (index == 0 || check_mtu(interface) != IPSF_OK)
+	if (index == 0 || (plan.chunk = choose_chunk(options->interface)) == 0)
 		return IPSF_ESYS;
-	int status = ipsf_intake_new(inner ? IPSF_ROLE_INNER : IPSF_ROLE_OUTER, index, &intake);
+	int status = ipsf_intake_new(options->outer ? IPSF_ROLE_OUTER : IPSF_ROLE_INNER, index, &plan.intake);
 	if (status != IPSF_OK)
 		return status;
-	status = new_program(intake, &program);
+	status = new_program(plan.intake, &plan.program);
 	if (status == IPSF_OK) {
-		status = new_ports(interface, intake, program, beside, n, ports);
-		release_program(program);
+		status = new_ports(&plan, n, ports);
+		release_program(plan.program);
 	}
-	ipsf_intake_release(intake);
+	ipsf_intake_release(plan.intake);
 	return status;
 }
 

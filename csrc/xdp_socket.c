@@ -5,25 +5,28 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "stats.h"
 
+#define QUEUE_WAITS 100 /* ten milliseconds each: the kernel gives a queue back some time after its last socket was closed */
 #define TX_BUDGET 9 /* XDP_MAX_TX_SKB_BUDGET of Linux 6.17, which older headers lack */
 
 static_assert(sizeof(struct ipsf_buffer) == IPSF_CACHE_LINE, "the umem's headroom keeps the kernel off a buffer's own words");
 
 /* ---- memory ---- */
 
-int ipsf_xdp_memory_new(struct ipsf_xdp_memory **out)
+int ipsf_xdp_memory_new(uint32_t chunk, struct ipsf_xdp_memory **out)
 {
-	const uint32_t buffer_size = IPSF_XDP_CHUNK - (uint32_t)sizeof(struct ipsf_buffer);
+	const uint32_t buffer_size = chunk - (uint32_t)sizeof(struct ipsf_buffer);
 	const size_t half = ipsf_pool_bytes(IPSF_XDP_FRAMES, buffer_size);
 	struct ipsf_xdp_memory *memory = calloc(1, sizeof *memory);
 	if (!memory)
 		return IPSF_ENOMEM;
 	memory->fd = -1;
 	memory->users = 1;
+	memory->chunk = chunk;
 	memory->size = 2 * half;
 	memory->area = mmap(NULL, memory->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory->area == MAP_FAILED) {
@@ -103,9 +106,23 @@ static int register_memory(int fd, const struct ipsf_xdp_memory *memory)
 	memset(&umem, 0, sizeof umem);
 	umem.addr = (uint64_t)(uintptr_t)memory->area;
 	umem.len = memory->size;
-	umem.chunk_size = IPSF_XDP_CHUNK;
+	umem.chunk_size = memory->chunk;
 	umem.headroom = sizeof(struct ipsf_buffer);
 	return setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof umem) < 0 ? IPSF_ESYS : IPSF_OK;
+}
+
+static int bind_patiently(int fd, const struct sockaddr_xdp *address)
+{
+	const struct timespec pause = {.tv_nsec = 10000000};
+	for (unsigned i = 0; i < QUEUE_WAITS; i++) {
+		if (bind(fd, (const struct sockaddr *)address, sizeof *address) == 0)
+			return IPSF_OK;
+		if (errno != EBUSY)
+			return IPSF_ESYS;
+		nanosleep(&pause, NULL);
+	}
+	errno = EBUSY;
+	return IPSF_ESYS;
 }
 
 /* Without a word about copying the kernel takes zero-copy where the driver has it. A shared memory's rules are its first socket's. */
@@ -117,7 +134,7 @@ static int bind_queue(struct ipsf_xdp_socket *s, unsigned interface_index, uint3
 				       .sxdp_shared_umem_fd = shared ? (uint32_t)s->memory->fd : 0};
 	struct xdp_options options = {0};
 	socklen_t size = sizeof options;
-	if (bind(s->fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+	if (bind_patiently(s->fd, &address) != IPSF_OK ||
 	    getsockopt(s->fd, SOL_XDP, XDP_OPTIONS, &options, &size) < 0)
 		return IPSF_ESYS;
 	s->zero_copy = options.flags & XDP_OPTIONS_ZEROCOPY;

@@ -189,6 +189,14 @@ cdef extern from "ipsecfast.h" nogil:
         uint8_t bypass
         uint16_t udp_port
     int ipsf_port_packet_group(const ipsf_packet_options *options, size_t n, ipsf_port **ports)
+    struct ipsf_xdp_options:
+        const char *interface
+        uint8_t outer
+        uint8_t ring
+        ipsf_port **beside
+    int ipsf_port_xdp_group(const ipsf_xdp_options *options, size_t n, ipsf_port **ports)
+    const char *ipsf_port_xdp_mode(const ipsf_port *port)
+    int ipsf_port_xdp_shares(const ipsf_port *port)
     int ipsf_port_memory_pair(size_t capacity, ipsf_port **a, ipsf_port **b)
     int ipsf_port_memory_put(ipsf_port *port, const uint8_t *data, size_t length, const ipsf_path *path, uint8_t tos)
     int ipsf_port_memory_get(ipsf_port *port, uint8_t *data, size_t size, ipsf_path *path, uint8_t *tos)

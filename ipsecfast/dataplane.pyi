@@ -24,6 +24,7 @@ from ipsecfast.ports import RawEspPort as RawEspPort
 from ipsecfast.ports import RingPort as RingPort
 from ipsecfast.ports import TunPort as TunPort
 from ipsecfast.ports import UdpPort as UdpPort
+from ipsecfast.ports import XdpPort as XdpPort
 from ipsecfast.values import DROP_HELP as DROP_HELP
 from ipsecfast.values import DROP_REASONS as DROP_REASONS
 from ipsecfast.values import ENGINES as ENGINES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, final
 
 from typing_extensions import disjoint_base
@@ -54,6 +55,18 @@ class PacketPort(RingPort):
     def group(
         interface: str, n: int, *, outer: bool, bypass: bool = False, udp_port: int = 4500
     ) -> list[PacketPort]: ...
+
+@final
+class XdpPort(RingPort):
+    """An AF_XDP port: `mode` is "native, zero-copy", "native" or "generic"."""
+    @staticmethod
+    def group(
+        interface: str, n: int, *, outer: bool, beside: Sequence[Port] | None = None, ring: bool = False
+    ) -> list[XdpPort]: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def shares(self) -> bool: ...
 
 @final
 class MemoryPort(Port):

@@ -230,12 +230,21 @@ int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
 int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, struct ipsf_port **ports);
 int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, struct ipsf_port **ports);
 /*
- * AF_XDP: n ports of an interface, port i on its queue i; inner 0: ESP to us, 1: packets to protect. What they take, ipsf_port_take()
- * says; nothing before. beside: NULL, or n ports between which and these a packet shall go without being copied (memory is shared
- * where the kernel can). Programs and sockets leave the interface with the ports, or with the process. All or none.
- * IPSF_ESYS: EBUSY (the interface has an XDP program already), EINVAL (fewer queues), EMSGSIZE (its MTU is above 3,600), others.
+ * AF_XDP ports. outer: take ESP to us, and ESP in UDP to port 4500, and send such; else packets to protect. Where the driver does not
+ * run XDP itself ("generic") UDP is left to the kernel, whose super-packets of it could not be told from datagrams.
  */
-int ipsf_port_xdp_group(const char *interface, unsigned inner, struct ipsf_port *const *beside, size_t n, struct ipsf_port **ports);
+struct ipsf_xdp_options {
+	const char *interface;
+	uint8_t outer;
+	uint8_t ring; /* frames leave by the transmit ring also where the driver does no zero-copy; else a packet socket sends there */
+	struct ipsf_port *const *beside; /* NULL, or the n ports of the other role, whose memory they share where the kernel can */
+};
+/*
+ * n of them, port i on queue i of the interface. They take nothing before ipsf_port_take(). Programs and sockets leave the interface
+ * with the ports, or with the process. All or none. IPSF_ESYS: EBUSY (the interface has an XDP program already), EINVAL (it has fewer
+ * queues), EMSGSIZE (its MTU is above 3,698), others.
+ */
+int ipsf_port_xdp_group(const struct ipsf_xdp_options *options, size_t n, struct ipsf_port **ports);
 const char *ipsf_port_xdp_mode(const struct ipsf_port *port); /* "native, zero-copy", "native", "generic" */
 int ipsf_port_xdp_shares(const struct ipsf_port *port);       /* 1: its memory is another port's, too */
 

@@ -136,14 +136,14 @@ static bool inner_takes(const struct view *v, uint32_t room, uint32_t gso_size)
 	return length <= limit_of(v->version, v->destination);
 }
 
-static bool takes(enum ipsf_role role, const uint8_t *frame, uint32_t length, uint32_t gso_size)
+static bool takes(enum ipsf_role role, enum ipsf_hook hook, const uint8_t *frame, uint32_t length, uint32_t gso_size)
 {
 	struct view v;
 	if (length < 14 || memcmp(frame, our_mac, 6) != 0)
 		return false;
 	const uint16_t type = ipsf_read16(frame + 12);
 	const bool readable = type == 0x0800 ? read_v4(frame + 14, length - 14, &v) : type == 0x86dd && read_v6(frame + 14, length - 14, &v);
-	if (!readable)
+	if (!readable || (hook == IPSF_HOOK_XDP_GENERIC && v.protocol == IPSF_PROTO_UDP))
 		return false;
 	return role == IPSF_ROLE_OUTER ? outer_takes(&v, length - 14) : inner_takes(&v, length - 14, gso_size);
 }
@@ -312,7 +312,7 @@ static bool kernel_takes(const struct kernel *k, enum ipsf_role role, enum ipsf_
 	a.test.data_in = (uint64_t)(uintptr_t)longer;
 	a.test.data_size_in = front + length;
 	a.test.repeat = 1;
-	if (hook != IPSF_HOOK_XDP) {
+	if (hook > IPSF_HOOK_XDP_GENERIC) {
 		a.test.ctx_in = (uint64_t)(uintptr_t)&context;
 		a.test.ctx_size_in = sizeof context;
 	}
@@ -333,8 +333,8 @@ static void compare(const struct kernel *k, uint64_t seed)
 		const uint32_t gso_size = test_random(&seed) % 4 ? 0 : (uint32_t)(1 + test_random(&seed) % 400);
 		for (unsigned role = 0; role < 2; role++) {
 			for (unsigned hook = 0; hook < IPSF_HOOK_COUNT; hook++) {
-				const uint32_t gso = hook == IPSF_HOOK_XDP ? 0 : gso_size;
-				const bool expected = takes(role, frame, length, gso);
+				const uint32_t gso = hook <= IPSF_HOOK_XDP_GENERIC ? 0 : gso_size;
+				const bool expected = takes(role, hook, frame, length, gso);
 				const bool is = kernel_takes(k, role, hook, frame, length, gso);
 				taken[role] += expected;
 				CHECK(is == expected);

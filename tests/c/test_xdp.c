@@ -52,18 +52,18 @@ static void rings(uint32_t start, uint64_t seed)
 	CHECK(ipsf_xdp_needs_wakeup(&p.in));
 }
 
-static void memory(void)
+static void memory(uint32_t chunk)
 {
 	struct ipsf_xdp_memory *m;
 	uint8_t elsewhere;
-	CHECK(ipsf_xdp_memory_new(&m) == IPSF_OK);
+	CHECK(ipsf_xdp_memory_new(chunk, &m) == IPSF_OK);
 	CHECK(ipsf_pool_available(m->pool[0]) == IPSF_XDP_FRAMES && ipsf_pool_available(m->pool[1]) == IPSF_XDP_FRAMES);
 	for (unsigned i = 0; i < 2; i++) {
 		struct ipsf_buffer *buffer = ipsf_pool_take(m->pool[i]);
 		const uint64_t address = (uint64_t)((uint8_t *)buffer - m->area);
-		CHECK(address % IPSF_XDP_CHUNK == 0 && ipsf_xdp_memory_has(m, buffer));
-		CHECK(ipsf_xdp_buffer(m, address + IPSF_XDP_CHUNK - 1) == buffer && ipsf_xdp_buffer(m, address) == buffer);
-		CHECK(buffer->bytes + buffer->size == (uint8_t *)buffer + IPSF_XDP_CHUNK);
+		CHECK(address % chunk == 0 && ipsf_xdp_memory_has(m, buffer));
+		CHECK(ipsf_xdp_buffer(m, address + chunk - 1) == buffer && ipsf_xdp_buffer(m, address) == buffer);
+		CHECK(buffer->bytes + buffer->size == (uint8_t *)buffer + chunk);
 		ipsf_buffer_release(buffer);
 	}
 	CHECK(!ipsf_xdp_memory_has(m, &elsewhere) && !ipsf_xdp_memory_has(m, m->area + m->size));
@@ -149,7 +149,8 @@ int main(void)
 {
 	rings(0, 1);
 	rings(UINT32_MAX - 1000, 2);
-	memory();
+	memory(2048);
+	memory(4096);
 	checksums(3);
 	accident();
 	return check_summary("test_xdp");
