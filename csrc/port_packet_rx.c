@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "gso.h"
+#include "steer.h"
 
 #define BLOCK_SIZE (256u << 10) /* bytes: three super-packets, or 800 small ones */
 #define BLOCKS 32
@@ -90,6 +91,8 @@ static int spread_by_spi(int fd, uint32_t n)
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, IPSF_IPV6_HEADER),
 		BPF_JUMP(BPF_JMP | BPF_JA, 1, 0, 0),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, IPSF_IPV6_HEADER + IPSF_UDP_HEADER),
+		BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, IPSF_OWNER_SHIFT),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, IPSF_OWNER_MASK),
 		BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, n),
 		BPF_STMT(BPF_RET | BPF_A, 0),
 	};

@@ -31,11 +31,13 @@ from ipsecfast.model import (
     ChildConfig,
     ConnectionConfig,
     DataPlaneEvent,
+    IPAddress,
     Path,
     SaParams,
     TransformType,
 )
 from ipsecfast.netlink import Netlink, TunNetwork
+from ipsecfast.rings import Rings
 from ipsecfast.spd import ChildKey, Selectors, SpdBook, SpdChange
 from ipsecfast.steps import Steps
 from ipsecfast.threads import start_workers, worker_count
@@ -57,6 +59,11 @@ class Forwarding:
         self._network = TunNetwork(netlink, device=config.tun, table=config.table, mark=config.mark)
         self._book = SpdBook(config.policies, connections)
         self._spd_behind = self._routes_behind = True  # nothing is published yet
+        self._peers: dict[tuple[int, int], IPAddress] = {}
+        self._rings = Rings(
+            config, netlink, self.data_plane, lambda: set(self._peers.values()), self._book.routes.routes
+        )
+        self.rings_stale = False  # what `refresh_rings` would read has changed
         self._udp_ports: dict[int, UdpPort] = {}
         self._inbound = np.zeros(0, SA_COUNT_DTYPE)  # as `seen_inbound` saw them last
 
@@ -68,13 +75,16 @@ class Forwarding:
         Returns what the operator should know, in sentences. Raises DataPlaneError, NetlinkError or OSError.
         """
         steps.add("data plane", self.data_plane.close)
-        self._outer_ports = self._open_outer(steps, outer)
+        outer_rings, inner_rings = self._rings.open(steps, self.workers)
+        sockets = self._open_outer(steps, outer)
+        self._outer_ports = [[*ring, *others] for ring, others in zip(outer_rings, sockets, strict=True)]
         removed = self._network.remove_leftovers()
         told = [f"removed {removed} rules and routes of a run that was killed"] if removed else []
-        self._inner_ports = TunPort.group(self.config.tun, self.workers)
-        steps.add(f"device {self.config.tun}", partial(_close, self._inner_ports))
-        if not self._inner_ports[0].steered:
+        tuns = TunPort.group(self.config.tun, self.workers)
+        steps.add(f"device {self.config.tun}", partial(_close, tuns))
+        if not tuns[0].steered:
             told.append("the kernel takes no BPF program: what one SA carries will not be spread over all workers")
+        self._inner_ports = [[tun, *ring] for tun, ring in zip(tuns, inner_rings, strict=True)]
         self.mtu = self.config.mtu or self._compute_mtu()
         versions = tuple(inner)
         told += self._network.bring_up(self.mtu, versions)
@@ -114,7 +124,7 @@ class Forwarding:
 
     def start_workers(self, steps: Steps, failed: Callable[[BaseException], None]) -> None:
         """`failed` is called in the thread if one ends by an exception."""
-        ports = [([inner], outer) for inner, outer in zip(self._inner_ports, self._outer_ports, strict=True)]
+        ports = list(zip(self._inner_ports, self._outer_ports, strict=True))
         start_workers(self.data_plane, self.config, ports, steps, failed)
 
     # ---- what comes out of the data plane ----
@@ -146,6 +156,8 @@ class Forwarding:
         except DataPlaneError:
             self.data_plane.remove_inbound(inbound.spi)
             raise
+        self._peers[outbound.reqid, outbound.spi] = outbound.path.remote
+        self.rings_stale = True
         self._publish(self._book.add_sa(child, inbound))
         if activate:
             self.data_plane.activate_outbound(outbound.reqid, outbound.spi)
@@ -156,10 +168,13 @@ class Forwarding:
     def remove(self, reqid: int, inbound_spi: int, outbound_spi: int) -> None:
         self.data_plane.remove_outbound(reqid, outbound_spi)
         self.data_plane.remove_inbound(inbound_spi)
+        self._peers.pop((reqid, outbound_spi), None)
         self._publish(self._book.remove_sa(reqid, inbound_spi))
 
     def move(self, reqid: int, inbound_spi: int, outbound_spi: int, path: Path) -> None:
         self.data_plane.move_peer(reqid, inbound_spi, outbound_spi, path)
+        self._peers[reqid, outbound_spi] = path.remote
+        self.rings_stale = True
 
     def trap(self, child: ChildKey, reqid: int, local_ts: Selectors, remote_ts: Selectors) -> None:
         self._publish(self._book.add_trap(child, reqid, local_ts, remote_ts))
@@ -187,6 +202,16 @@ class Forwarding:
             else:
                 self._network.change_routes(changes)
             self._routes_behind = False
+            self.rings_stale = True
+
+    @property
+    def has_rings(self) -> bool:
+        return self._rings.present
+
+    def refresh_rings(self) -> None:
+        """Tells the ring ports what the kernel and our SAs say now of next hops and destinations."""
+        self.rings_stale = False
+        self._rings.refresh(self.mtu)
 
     def traps(self) -> list[ChildKey]:
         return self._book.trapped()

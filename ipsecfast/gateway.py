@@ -38,7 +38,7 @@ from ipsecfast.ike.actions import (
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
 from ipsecfast.model import IKE_PORT, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
-from ipsecfast.netlink import Netlink
+from ipsecfast.netlink import Changes, Netlink
 from ipsecfast.preflight import (
     advice,
     check_machine,
@@ -47,6 +47,7 @@ from ipsecfast.preflight import (
     has_ipv6,
     with_local_address,
 )
+from ipsecfast.rings import ring_problems
 from ipsecfast.sockets import IkeSocket, MarkedIkeSocket
 from ipsecfast.spd import resolve_selectors
 from ipsecfast.status import status_document
@@ -55,6 +56,7 @@ from ipsecfast.steps import Steps
 DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
 EVENTS_AT_ONCE = 256
 TICK = 1.0  # seconds
+REFRESH_DELAY = 0.05  # seconds in which changes of the network gather before next hops are read anew
 FAREWELL_TIME = 2.0  # seconds for the peers to answer our DELETEs
 
 
@@ -70,7 +72,7 @@ def run_gateway(config: GatewayConfig) -> None:
     with closing(Netlink()) as netlink:
         check_machine(config, netlink)
         addresses = netlink.addresses()
-        problems = foreign_local_addresses(config, addresses)
+        problems = foreign_local_addresses(config, addresses) + ring_problems(config, netlink)
         if problems:
             raise ConfigError(problems)
         for sentence in advice(config, netlink, addresses):
@@ -94,7 +96,7 @@ def machine_warnings(config: GatewayConfig) -> list[ConfigProblem]:
     except ConfigError as error:
         warnings += error.problems
     with closing(Netlink()) as netlink:
-        warnings += foreign_local_addresses(config, netlink.addresses())
+        warnings += foreign_local_addresses(config, netlink.addresses()) + ring_problems(config, netlink)
     return warnings
 
 
@@ -119,6 +121,7 @@ class Gateway:
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._refresh: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
 
     def _resolved(
@@ -158,6 +161,8 @@ class Gateway:
         self._open_marked_sockets(outer)
         self._forwarding.start_workers(self._steps, self._worker_failed)
         self._watch(self._forwarding.event_fd, self._on_events)
+        if self._forwarding.has_rings:
+            self._watch_network()
         self._steps.add("timers", self._stop_timers)
         self._tick()
         self._endpoint.start(self._now())
@@ -205,6 +210,25 @@ class Gateway:
     def _watch(self, fd: int, readable: Callable[[], None]) -> None:
         self._loop.add_reader(fd, readable)
         self._steps.add(f"watching file {fd}", lambda: self._loop.remove_reader(fd))
+
+    def _watch_network(self) -> None:
+        """Neighbours, routes, addresses and links change; ring ports follow."""
+        changes = Changes()
+        self._steps.add("news of the network", changes.close)
+        self._watch(changes.fileno(), partial(self._on_network_change, changes))
+        self._forwarding.refresh_rings()
+
+    def _on_network_change(self, changes: Changes) -> None:
+        changes.drain()
+        self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
+        if self._refresh is None:
+            self._refresh = self._loop.call_later(REFRESH_DELAY, self._refresh_rings)
+
+    def _refresh_rings(self) -> None:
+        self._refresh = None
+        self._forwarding.refresh_rings()
 
     def _tell_that_it_runs(self, versions: list[int]) -> None:
         families = " and ".join(f"IPv{version}" for version in versions)
@@ -271,8 +295,9 @@ class Gateway:
 
     def _stop_timers(self) -> None:
         self._ticker.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._refresh):
+            if timer is not None:
+                timer.cancel()
 
     async def _perform_command(self, command: Command, say: Say) -> dict[str, Any]:
         if command.command is Verb.SHUTDOWN:
@@ -292,6 +317,8 @@ class Gateway:
             except (IpsecError, OSError, ValueError) as error:
                 self._failed(action, error)
             self._commands.observe(action)
+        if self._forwarding.has_rings and self._forwarding.rings_stale:
+            self._refresh_soon()
         self._set_timer()
 
     def _set_timer(self) -> None:

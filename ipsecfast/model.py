@@ -530,7 +530,8 @@ class Fragmentation(StrEnum):
 class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
 
-    Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds).
+    Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds). `encap`: ESP in UDP even
+    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT).
     """
 
     name: str
@@ -542,6 +543,7 @@ class ConnectionConfig:
     children: tuple[ChildConfig, ...]
     secrets: tuple[PresharedKey, ...] = field(default=(), repr=False)
     encap: bool = False
+    nat_traversal: bool = True
     lifetime: Lifetime = field(default_factory=Lifetime)
     dpd_delay: float = 0.0
     keyingtries: int = 1

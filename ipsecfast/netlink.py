@@ -15,11 +15,12 @@ pyroute2's synchronous calls don't work in a thread that runs an event loop, so 
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address, summarize_address_range
+from ipaddress import ip_address, ip_network, summarize_address_range
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,16 @@ TX_QUEUE_LENGTH = (
 )
 MAX_SEGMENTS = 64  # of a super-packet: what the data plane seals at once (IPSF_GSO_SEGMENTS)
 
+ARPHRD_ETHER = 1
+RTN_UNICAST = 1
+ETHERNET_ADDRESS = 6  # bytes
+IFF_UP = 1
+NUD_STALE = 0x04
+NUD_VALID = 0xDE  # REACHABLE, STALE, DELAY, PROBE, NOARP, PERMANENT
+NTF_USE = 1
+# linux/rtnetlink.h: links, neighbours, addresses and routes of both IP versions.
+CHANGE_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400
+
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 # Ours to decide, because the device is ours. No link-local address, and no multicast: nothing but tunnel traffic enters
@@ -73,11 +84,44 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class PathToPeer:
-    """How the kernel reaches an address: our address on the way, the MTU in bytes, the device's name."""
+    """How the kernel reaches an address: our address on the way, the MTU in bytes, the device's name, and the router
+    if there is one between (None also where it is of the other IP version)."""
 
     source: IPAddress | None
     mtu: int
     device: str
+    gateway: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. `address` is its hardware address, empty unless it is Ethernet; `queued`: frames wait in a
+    queueing discipline before they leave."""
+
+    index: int
+    name: str
+    address: bytes
+    mtu: int
+    up: bool
+    queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An address on a link whose hardware address the kernel knows; `stale`: it would ask before it relies on it."""
+
+    address: IPAddress
+    hardware: bytes
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RouteVia:
+    """A route of the main table: over which device (its number, 0: none, or several), and by which router."""
+
+    network: IPNetwork
+    index: int
+    gateway: IPAddress | None
 
 
 class Netlink:
@@ -128,7 +172,59 @@ class Netlink:
         metrics = route.get_attr("RTA_METRICS")
         (link,) = self.call("read a device", lambda kernel: kernel.get_links(route.get_attr("RTA_OIF")))
         mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.get_attr("IFLA_MTU")
-        return PathToPeer(ip_address(source) if source else None, mtu, link.get_attr("IFLA_IFNAME"))
+        gateway = route.get_attr("RTA_GATEWAY")
+        return PathToPeer(
+            source=ip_address(source) if source else None,
+            mtu=mtu,
+            device=link.get_attr("IFLA_IFNAME"),
+            gateway=ip_address(gateway) if gateway else None,
+        )
+
+    def link(self, name: str) -> Link | None:
+        """The device of that name, or None."""
+        index = self.link_index(name)
+        if index is None:
+            return None
+        (link,) = self.call(f"read the device {name}", lambda kernel: kernel.get_links(index))
+        text = link.get_attr("IFLA_ADDRESS") or ""
+        ethernet = link["ifi_type"] == ARPHRD_ETHER
+        return Link(
+            index=index,
+            name=name,
+            address=bytes.fromhex(text.replace(":", "")) if ethernet else b"",
+            mtu=link.get_attr("IFLA_MTU"),
+            up=link.get_attr("IFLA_OPERSTATE") in ("UP", "UNKNOWN") and bool(link["flags"] & IFF_UP),
+            queued=link.get_attr("IFLA_QDISC") != "noqueue",
+        )
+
+    def neighbours(self, index: int) -> list[Neighbour]:
+        """Those of a device that packets may be sent to now (NUD_VALID)."""
+        entries = self.call("read the neighbours", lambda kernel: list(kernel.get_neighbours(ifindex=index)))
+        found = []
+        for entry in entries:
+            hardware = bytes.fromhex((entry.get_attr("NDA_LLADDR") or "").replace(":", ""))
+            if (
+                entry["state"] & NUD_VALID
+                and entry["family"] in FAMILIES.values()
+                and len(hardware) == ETHERNET_ADDRESS
+            ):
+                found.append(
+                    Neighbour(ip_address(entry.get_attr("NDA_DST")), hardware, bool(entry["state"] & NUD_STALE))
+                )
+        return found
+
+    def use_neighbour(self, index: int, address: IPAddress) -> None:
+        """Tells the kernel that packets go to this neighbour past its stack: it asks whether a stale one is there
+        still, as it would if it sent them itself (NTF_USE)."""
+        family = FAMILIES[address.version]
+        self.call(
+            f"ask for the neighbour {address}",
+            lambda kernel: kernel.neigh("set", family=family, ifindex=index, dst=str(address), flags=NTF_USE, state=0),
+        )
+
+    def main_routes(self) -> list[RouteVia]:
+        """The main tables of both IP versions."""
+        return [_route_via(route, version) for version in FAMILIES for route in self.routes(version, MAIN_TABLE)]
 
     def rules(self, version: int) -> list[Any]:
         return self.call("read the rules", lambda kernel: list(kernel.get_rules(family=FAMILIES[version])))
@@ -138,6 +234,32 @@ class Netlink:
             f"read the routing table {table}",
             lambda kernel: list(kernel.get_routes(family=FAMILIES[version], table=table)),
         )
+
+
+class Changes:
+    """Readable when links, addresses, neighbours or routes have changed. It tells no more: who hears it reads anew, so
+    that a burst of changes, even one that the kernel could not deliver, costs one reading."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        self._socket.bind((0, CHANGE_GROUPS))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> None:
+        """Forgets what has been told."""
+        try:
+            while self._socket.recv(65536):
+                pass
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # some were lost: the same news
+                raise
 
 
 class TunNetwork:
@@ -365,3 +487,13 @@ def _route_again(route: Any, family: int, table: int) -> dict[str, Any]:
     }
     oif = route.get_attr("RTA_OIF")
     return request | ({"oif": oif} if oif and route["type"] == 1 else {})
+
+
+def _route_via(route: Any, version: int) -> RouteVia:
+    anywhere = "0.0.0.0" if version == 4 else "::"  # noqa: S104 (a destination)
+    gateway = route.get_attr("RTA_GATEWAY")
+    return RouteVia(
+        network=ip_network(f"{route.get_attr('RTA_DST') or anywhere}/{route['dst_len']}"),
+        index=route.get_attr("RTA_OIF") or 0 if route["type"] == RTN_UNICAST else 0,
+        gateway=ip_address(gateway) if gateway else None,
+    )

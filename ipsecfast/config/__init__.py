@@ -8,7 +8,17 @@ load         the whole
 """
 
 from ipsecfast.config.checks import concrete_remote, outer_families
-from ipsecfast.config.gateway import DEFAULT_CONTROL, Engine, GatewayConfig, PollMode
+from ipsecfast.config.gateway import DEFAULT_CONTROL, Engine, GatewayConfig, PollMode, RingChoice, RingKind
 from ipsecfast.config.load import load_config
 
-__all__ = ["DEFAULT_CONTROL", "Engine", "GatewayConfig", "PollMode", "concrete_remote", "load_config", "outer_families"]
+__all__ = [
+    "DEFAULT_CONTROL",
+    "Engine",
+    "GatewayConfig",
+    "PollMode",
+    "RingChoice",
+    "RingKind",
+    "concrete_remote",
+    "load_config",
+    "outer_families",
+]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from ipsecfast.config import certificates, values
+from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
 from ipsecfast.model import (
     AuthConfig,
@@ -49,9 +50,13 @@ class Unique(StrEnum):
     NEVER = "never"
 
 
-def read_connection(name: str, section: Section) -> ConnectionConfig:
-    """One connection, still without its secrets."""
+def read_connection(name: str, section: Section, carrier: Carrier) -> ConnectionConfig:
+    """One connection, still without its secrets. `carrier` is the gateway's `outer`."""
     local_addrs = _addresses(section, "local_addrs")
+    carrier = section.take("outer", values.choice(Carrier), carrier)
+    encap = section.take("encap", values.boolean, False)
+    if encap and carrier is Carrier.RAW:
+        section.problem("encap", encap, 'ESP in UDP is what outer = "raw" excludes: drop one of the two')
     connection = ConnectionConfig(
         name=name,
         local_addrs=local_addrs,
@@ -60,7 +65,8 @@ def read_connection(name: str, section: Section) -> ConnectionConfig:
         local=_local_auth(section.section("local"), local_addrs),
         remote=_remote_auth(section.section("remote")),
         children=tuple(_read_child(child, entry) for child, entry in section.sections("children")),
-        encap=section.take("encap", values.boolean, False),
+        encap=encap or carrier is Carrier.UDP,
+        nat_traversal=carrier is not Carrier.RAW,
         lifetime=_ike_lifetime(section),
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),

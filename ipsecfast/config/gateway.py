@@ -29,11 +29,38 @@ class PollMode(StrEnum):
     BUSY = "busy"
 
 
+class Carrier(StrEnum):
+    """How ESP travels: `auto` in UDP where there is a NAT, else bare; `udp` always in UDP; `raw` always bare."""
+
+    AUTO = "auto"
+    UDP = "udp"
+    RAW = "raw"
+
+
+class RingKind(StrEnum):
+    """The ports that carry whole Ethernet frames past the kernel's stack."""
+
+    PACKET = "packet"
+    XDP = "xdp"
+
+
+@dataclass(frozen=True, slots=True)
+class RingChoice:
+    """`packet:eth0`, `xdp:eth0`: the kind of port and its interface."""
+
+    kind: RingKind
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}:{self.interface}"
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """One gateway. `mtu` None: computed from the routes to the peers. `table` is the number of our routing table and
     the priority of our rules; `mark` is the firewall mark of our outer packets. `policies` stand before the tunnels'.
     `workers` None: as many as CPUs. `pin`: whether each worker keeps to one CPU, or which ones.
+    `outer` and `inner` are the ring ports beside the sockets and beside the TUN device, None: there is none.
     """
 
     file: str
@@ -48,4 +75,6 @@ class GatewayConfig:
     workers: int | None = None
     poll: PollMode = PollMode.SLEEP
     pin: bool | tuple[int, ...] = False
+    outer: RingChoice | None = None
+    inner: RingChoice | None = None
     warnings: tuple[ConfigProblem, ...] = ()

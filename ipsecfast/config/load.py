@@ -15,9 +15,11 @@ from ipsecfast.config.gateway import (
     DEFAULT_MARK,
     DEFAULT_TABLE,
     DEFAULT_TUN,
+    Carrier,
     Engine,
     GatewayConfig,
     PollMode,
+    RingChoice,
 )
 from ipsecfast.config.lines import key_lines
 from ipsecfast.config.policies import read_policies
@@ -38,7 +40,10 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
     root = _open(path, secret=False)
     reports = [root.report]
     gateway = root.section("gateway")
-    connections = _read_connections(root, _all_secrets(root, gateway, path, reports))
+    by_default: Carrier | RingChoice = Carrier.AUTO
+    outer = gateway.take("outer", values.outer, by_default)
+    carrier = outer if isinstance(outer, Carrier) else Carrier.AUTO
+    connections = _read_connections(root, _all_secrets(root, gateway, path, reports), carrier)
     config = GatewayConfig(
         file=str(path),
         connections=connections,
@@ -52,6 +57,8 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
         workers=gateway.take("workers", values.workers, None),
         poll=gateway.take("poll", values.choice(PollMode), PollMode.SLEEP),
         pin=gateway.take("pin", values.pin, values.NOT_PINNED),
+        outer=outer if isinstance(outer, RingChoice) else None,
+        inner=gateway.take("inner", values.inner, None),
     )
     gateway.finish()
     root.finish()
@@ -117,13 +124,15 @@ def _all_secrets(
     return secrets
 
 
-def _read_connections(root: Section, secrets: tuple[PresharedKey, ...] | None) -> tuple[ConnectionConfig, ...]:
+def _read_connections(
+    root: Section, secrets: tuple[PresharedKey, ...] | None, carrier: Carrier
+) -> tuple[ConnectionConfig, ...]:
     connections = []
     report = root.report
     for name, section in root.sections("connections"):
         mistakes_before = len(report.problems)
         _check_names(name, section)
-        connection = read_connection(name, section)
+        connection = read_connection(name, section, carrier)
         connection = dataclasses.replace(connection, secrets=secrets_for(connection, secrets or ()))
         connections.append(connection)
         if len(report.problems) == mistakes_before:  # else what follows from a mistake would be told as another one

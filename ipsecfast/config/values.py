@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 
 from cryptography import x509
 
+from ipsecfast.config.gateway import Carrier, RingChoice, RingKind
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.model import (
     MAX_PORT,
@@ -171,6 +172,31 @@ def interface_name(value: object) -> str:
     if device in (".", "..") or re.search(r"[\s/:%]", device):
         raise ValueError("a device name has no blank, '/', ':' or '%', and is not '.' or '..'")
     return device
+
+
+def ring(value: object) -> RingChoice | None:
+    """`packet:DEVICE` or `xdp:DEVICE`; None if it is neither."""
+    kind, colon, device = text(value).partition(":")
+    if not colon or kind not in list(RingKind):
+        return None
+    return RingChoice(RingKind(kind), interface_name(device))
+
+
+def outer(value: object) -> Carrier | RingChoice:
+    chosen = ring(value)
+    if chosen is not None:
+        return chosen
+    if value not in list(Carrier):
+        raise ValueError('expected "auto", "udp", "raw", or a kind of port and its device, such as "packet:eth0"')
+    return Carrier(text(value))
+
+
+def inner(value: object) -> RingChoice | None:
+    """None is the TUN device alone."""
+    chosen = ring(value)
+    if chosen is None and value != "tun":
+        raise ValueError('expected "tun", or a kind of port and its device, such as "packet:eth1"')
+    return chosen
 
 
 def socket_path(value: object) -> str:

@@ -47,14 +47,22 @@ def wait_for(what: str, probe: Callable[[], Value | None], *, seconds: float = 1
 
 
 def toml_text(table: Mapping[str, Any], path: str = "") -> str:
-    """A TOML document: strings, numbers, booleans, lists of them, and tables of tables."""
-    values = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    """A TOML document: strings, numbers, booleans, lists of them, tables of tables, and lists of flat tables."""
+    arrays = {key: value for key, value in table.items() if isinstance(value, list) and _has_tables(value)}
+    values = {key: value for key, value in table.items() if not isinstance(value, Mapping) and key not in arrays}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     text = (f"[{path}]\n" if path and (values or not table) else "") + "".join(f"{line}\n" for line in lines)
     for key, value in table.items():
         if isinstance(value, Mapping):
             text += toml_text(value, f"{path}.{key}" if path else key)
+    for key, entries in arrays.items():
+        name = f"{path}.{key}" if path else key
+        text += "".join(f"[[{name}]]\n{toml_text(entry)}" for entry in entries)
     return text
+
+
+def _has_tables(entries: list[Any]) -> bool:
+    return any(isinstance(entry, Mapping) for entry in entries)
 
 
 def tunnel_config(

@@ -17,6 +17,7 @@
 #include "check.h"
 #include "gso.h"
 #include "port_packet.h"
+#include "steer.h"
 
 static const uint8_t mac_a[6] = {2, 0, 0, 0, 0, 0xa}, mac_b[6] = {2, 0, 0, 0, 0, 0xb};
 static struct ipsf_pool *pool;
@@ -331,16 +332,16 @@ static void test_spread(struct ipsf_port *from)
 					  .remote = address_of(v6 ? "fd00::2" : "192.0.2.2"), .local_port = 4500, .remote_port = 4500};
 		set_hop(from, v6 ? "fd00::2" : "192.0.2.2", mac_b, mac_a, 1500);
 		take(ports[0], v6 ? "fd00::2" : "192.0.2.2", v6 ? 128 : 32, 0);
-		for (uint32_t spi = 1000; spi < 1030; spi++) {
+		for (uint32_t spi = 0; spi < 30; spi++) {
 			struct ipsf_packet *packet = prepare((uint8_t)carrier, 64 + spi % 7 * 8, 0);
-			ipsf_write32(packet->data, spi);
+			ipsf_write32(packet->data, (1 + spi) << IPSF_OWNER_SHIFT | spi);
 			send_all(from);
 		}
 		for (unsigned i = 0; i < 3; i++) {
 			unsigned got = 0;
 			while (got < 10 && (ports[i]->ops->recv(ports[i], &batch, drops) > 0 || wait_for(ports[i]->fd, 1000))) {
 				for (unsigned k = 0; k < batch.n; k++)
-					CHECK(ipsf_read32(batch.packet[k]->data) % 3 == i);
+					CHECK(ipsf_owner(ipsf_read32(batch.packet[k]->data), 3) == i);
 				got += batch.n;
 				ipsf_batch_clear(&batch);
 			}

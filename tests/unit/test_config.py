@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import pytest
 
-from ipsecfast.config import GatewayConfig, PollMode, load_config
+from ipsecfast.config import GatewayConfig, PollMode, RingChoice, RingKind, load_config
 from ipsecfast.config.section import key_text
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.model import (
@@ -188,6 +188,34 @@ def test_defaults(write: Write) -> None:
     assert (child.lifetime.rekey_bytes, child.lifetime.life_packets, child.replay_window) == (0, 0, 2048)
 
 
+@pytest.mark.parametrize(
+    ("gateway", "connection", "encap", "nat_traversal"),
+    [
+        ("auto", None, False, True),
+        ("udp", None, True, True),
+        ("raw", None, False, False),
+        ("udp", "raw", False, False),
+        ("raw", "auto", False, True),
+        ("packet:eth0", "udp", True, True),
+    ],
+)
+def test_how_esp_travels(write: Write, gateway: str, connection: str | None, encap: bool, nat_traversal: bool) -> None:
+    own = f'remote_addrs = "192.0.2.2"\nouter = "{connection}"' if connection else 'remote_addrs = "192.0.2.2"'
+    text = f'[gateway]\nouter = "{gateway}"\n' + MINIMAL.replace('remote_addrs = "192.0.2.2"', own)
+    config = load_config(write(text, secrets=None))
+    assert (config.connections[0].encap, config.connections[0].nat_traversal) == (encap, nat_traversal)
+
+
+def test_ring_ports(write: Write) -> None:
+    text = '[gateway]\nouter = "packet:eth0.5"\ninner = "xdp:eth1"\n' + MINIMAL
+    config = load_config(write(text, secrets=None))
+    assert config.outer == RingChoice(RingKind.PACKET, "eth0.5")
+    assert config.inner == RingChoice(RingKind.XDP, "eth1")
+    assert str(config.inner) == "xdp:eth1"
+    plain = load_config(write('[gateway]\ninner = "tun"\n' + MINIMAL, secrets=None))
+    assert plain.outer is plain.inner is None
+
+
 # One mistake a file: what is put where in GOOD, the key and the line that the answer names, words it contains.
 BROKEN = [
     ('tun = "ipsec7"', 'tun = "a-name-that-is-too-long"', "gateway.tun", 3, "15 characters"),
@@ -198,6 +226,11 @@ BROKEN = [
     ("mtu = 1400", "pin = [0, 0]", "gateway.pin", 6, "each once"),
     ("mtu = 1400", "pin = []", "gateway.pin", 6, "a list of CPU numbers"),
     ("mtu = 1400", "pin = [true]", "gateway.pin", 6, "a list of CPU numbers"),
+    ("mtu = 1400", 'mtu = 1400\nouter = "eth0"', "gateway.outer", 7, "packet:eth0"),
+    ("mtu = 1400", 'mtu = 1400\nouter = "packet:a b"', "gateway.outer", 7, "blank"),
+    ("mtu = 1400", 'mtu = 1400\ninner = "raw"', "gateway.inner", 7, "packet:eth1"),
+    ("encap = true", 'encap = true\nouter = "raw"', "connections.site-b.encap", 13, "excludes"),
+    ("encap = true", 'outer = "packet:eth0"', "connections.site-b.outer", 13, "auto, udp, raw"),
     ("mtu = 1400", 'mtu = "big"', "gateway.mtu", 6, "whole number from 576 to 65535"),
     ('control = "/run/x.sock"', 'control = "x.sock"', "gateway.control", 4, "absolute path"),
     ('secrets = "secrets.toml"', 'secrets = "nowhere.toml"', "gateway.secrets", 7, "No such file"),

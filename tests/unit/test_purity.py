@@ -9,7 +9,7 @@ import ipsecfast
 
 PACKAGE = Path(ipsecfast.__file__).parent
 EXTENSIONS = {"ipsecfast.dataplane", "ipsecfast.library", "ipsecfast.measure", "ipsecfast.ports", "ipsecfast.values"}
-MAY_DRIVE_IT = {"engines.py", "forwarding.py", "gateway.py", "threads.py"}
+MAY_DRIVE_IT = {"engines.py", "forwarding.py", "rings.py", "gateway.py", "threads.py"}
 
 
 def imported_by(file: Path) -> set[str]:

@@ -211,8 +211,11 @@ def agree_on_fragmentation(sa: IkeSa, message: Message) -> None:
 
 
 def nat_detection(sa: IkeSa, spi_r: bytes) -> tuple[Payload, ...]:
-    """s2.23: hashes of where we send from and to. `encap = true`: a random source makes both ends see a NAT."""
+    """s2.23: hashes of where we send from and to; none where ESP shall stay bare (`outer = "raw"`): who sends none does
+    no NAT traversal. `encap = true`: a random source makes both ends see a NAT."""
     path = sa.path
+    if not sa.connection.config.nat_traversal:
+        return ()
     source = nat_detection_hash(sa.spi_i, spi_r, path.local, path.local_port)
     if sa.connection.config.encap:
         source = sa.context.random(NAT_HASH_LENGTH)
@@ -228,6 +231,8 @@ def nat_detection(sa: IkeSa, spi_r: bytes) -> tuple[Payload, ...]:
 def detect_nat(sa: IkeSa, message: Message) -> None:
     """s2.23: the peer is behind a NAT if none of its sources is where the message came from; we are, if the
     destination is not where it arrived. A peer that sends neither does no NAT traversal."""
+    if not sa.connection.config.nat_traversal:
+        return
     path = sa.path
     sources = _hashes(message, NotifyType.NAT_DETECTION_SOURCE_IP)
     destinations = _hashes(message, NotifyType.NAT_DETECTION_DESTINATION_IP)
