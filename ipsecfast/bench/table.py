@@ -38,8 +38,8 @@ def _block(labels: tuple[str, ...], part: Sequence[Sequence[Figure]]) -> Block:
     names = {column: column if unit in (RATIO, "") else f"{column}, {unit}" for column, unit in units.items()}
     cells = {figure.name: figure for figures in part for figure in figures}
     rows = [figures[0].row for figures in part]
-    if len(labels) == 1 and len(names) > len(rows):
-        heads = ("", *(row[0] for row in rows))
+    if len(names) > len(rows):
+        heads = ("", *(" ".join(row) for row in rows))
         turned = [((name,), [cells.get(figure_name(row, column)) for row in rows]) for column, name in names.items()]
         return Block(heads, tuple(turned))
     straight = [(row, [cells.get(figure_name(row, column)) for column in names]) for row in rows]
