@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 from reports import figure
 
-from ipsecfast.bench.results import Better, read_report
+from ipsecfast.bench.contenders import Contender
+from ipsecfast.bench.results import BenchError, Better, read_report
 from ipsecfast.bench.rivals import RIVALS
-from ipsecfast.bench.tunnel import PLAIN, TESTS, best, ratios, requirements
+from ipsecfast.bench.tunnel import PLAIN, TESTS, best, ratios, requirements, set_up
 from ipsecfast.cli import main
+from ipsecfast.lab.testbed import TestbedError
 from ipsecfast.values import ENGINES
 
 
@@ -96,6 +99,18 @@ def test_only_what_is_measured_is_required() -> None:
         "UDP 64 received", "UDP 1400 received", "ping in UDP 64, p50", "ping in UDP 1400, p50",
     }  # fmt: skip
     assert len(list(requirements(list(TESTS)))) > len(list(requirements(["udp"])))
+
+
+def test_who_does_not_come_up_is_left_out_with_the_reason_but_not_the_best_of_ours(tmp_path: Path) -> None:
+    def fails(name: str, folder: Path) -> Contender:
+        raise TestbedError("no such\ndevice")
+
+    notes: list[str] = []
+    with ExitStack() as undo:
+        assert set_up({"xdp": fails}, tmp_path, undo, notes) == []
+        assert notes == ["xdp is left out: no such device"]
+        with pytest.raises(BenchError, match=ENGINES[0]):
+            set_up({ENGINES[0]: fails}, tmp_path, undo, notes)
 
 
 @pytest.mark.parametrize(
