@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
@@ -28,6 +31,8 @@ from typing import IO, Any, TypeVar
 from pyroute2 import IPRoute
 
 CLONE_NEWNET = 0x40000000
+IFF_UP = 1
+LOCAL_TABLE = 255
 IFA_F_NODAD = 0x02  # no duplicate address detection: the address can be used at once
 
 Result = TypeVar("Result")
@@ -261,7 +266,23 @@ def _add_address(link: str, address: str) -> None:
     host, _, length = address.partition("/")
     with IPRoute() as route:
         flags = {"flags": IFA_F_NODAD} if ":" in host else {}
-        route.addr("add", index=_link_index(route, link), address=host, prefixlen=int(length), **flags)
+        index = _link_index(route, link)
+        route.addr("add", index=index, address=host, prefixlen=int(length), **flags)
+        if flags and route.get_links(index)[0]["flags"] & IFF_UP:
+            _await_own(route, ip_address(host))
+
+
+def _await_own(route: IPRoute, own: IPv4Address | IPv6Address) -> None:
+    """The kernel makes an IPv6 address its own in a work queue, a moment later: until then packets to it are lost."""
+    deadline = time.monotonic() + 5
+    while not any(
+        ip_address(found) == own
+        for one in route.get_routes(family=socket.AF_INET6, table=LOCAL_TABLE)
+        if (found := one.get("dst"))
+    ):
+        if time.monotonic() > deadline:
+            raise OSError(f"{own} did not become an address of this machine within 5 s")
+        time.sleep(0.002)
 
 
 def _add_route(destination: str, gateway: str) -> None:
