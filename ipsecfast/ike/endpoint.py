@@ -35,10 +35,11 @@ from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
 from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
 from ipsecfast.ike.payloads import NoncePayload, NotifyPayload
-from ipsecfast.ike.sa import TRANSITIONS, IkeSa
+from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.transitions import TRANSITIONS
 from ipsecfast.model import (
     Acquire,
     ChildConfig,

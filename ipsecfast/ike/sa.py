@@ -1,14 +1,10 @@
-"""The IKE SA (RFC 7296 s1, s2): its states, the table of what is allowed in each, its exchanges one at a time.
-
-`TRANSITIONS` is the protocol: (state, exchange, our role in it) -> handler. What is absent is refused.
-"""
+"""The IKE SA (RFC 7296 s1, s2): its states, its exchanges one at a time. What each state allows: `transitions`."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Notify
 from ipsecfast.ike.channel import Channel
@@ -25,7 +21,7 @@ from ipsecfast.ike.constants import (
 )
 from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
 from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_sa_init, informational
+from ipsecfast.ike.exchange import ike_auth, ike_sa_init
 from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
@@ -39,6 +35,7 @@ from ipsecfast.ike.proposal import proposal_text
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.transitions import OPENING, TRANSITIONS, Handler
 from ipsecfast.ike.window import Arrival
 from ipsecfast.model import Acquire, ChildConfig, Identity, Path
 
@@ -105,7 +102,7 @@ class IkeSa(Channel):
         same_spis = header.spi_i == self.spi_i and header.spi_r == self.spi_r
         if header.from_initiator == self.initiator or not (same_spis or header.exchange == ExchangeType.IKE_SA_INIT):
             return False
-        if header.exchange in _OPENING and (role is Role.INITIATOR) != self.initiator:
+        if header.exchange in OPENING and (role is Role.INITIATOR) != self.initiator:
             return False
         if role is Role.INITIATOR and (self.current is None or self.current.type != header.exchange):
             return False
@@ -612,37 +609,3 @@ class IkeSa(Channel):
 
     def __str__(self) -> str:
         return f"{self.connection.config.name}[{self.own_spi.hex()[:8]}]"
-
-
-# -- the table -----------------------------------------------------------------------------------------------------
-
-Handler: TypeAlias = Callable[[IkeSa, Message, float], Sequence[Payload]]
-_OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})
-
-
-def conclude(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
-    """The response belongs to the exchange that we began; it asks for none."""
-    assert sa.current is not None
-    sa.current.response(sa, message, now)
-    return ()
-
-
-TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
-    {
-        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER): ike_sa_init.respond,
-        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR): conclude,
-        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER): ike_auth.respond,
-        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR): conclude,
-        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond,
-        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
-        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond,
-        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
-        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
-        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
-        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
-        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
-        (IkeState.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
-        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
-        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
-    }
-)

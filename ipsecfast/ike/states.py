@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class IkeState(Enum):
-    """What is allowed in each stands in `sa.TRANSITIONS`."""
+    """What is allowed in each stands in `transitions.TRANSITIONS`."""
 
     CONNECTING = "connecting"  # IKE_SA_INIT and IKE_AUTH are under way
     ESTABLISHED = "established"

@@ -1,4 +1,4 @@
-"""`sa.TRANSITIONS`, exhaustively: what is in the table is handled, what is absent is refused and changes nothing."""
+"""`TRANSITIONS`, exhaustively: what is in the table is handled, what is absent is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Outcome
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Message, encode_message, parse_header, seal_message
-from ipsecfast.ike.sa import TRANSITIONS, IkeSa
+from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.transitions import TRANSITIONS
 
 ALL = list(itertools.product(IkeState, ExchangeType, Role))
 # RFC 7296 s1.2-1.4, s2.25: all that may happen. Written down a second time, on purpose.

@@ -9,8 +9,8 @@ import pytest
 
 from ipsecfast.config import load_config
 from ipsecfast.ike.constants import ExchangeType
-from ipsecfast.ike.sa import TRANSITIONS
 from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.transitions import TRANSITIONS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md")

@@ -1,0 +1,50 @@
+"""What is allowed in each state of an IKE SA (RFC 7296 s1.2-1.4, s2.25): (state, exchange, our role in it) -> handler.
+
+What is absent is refused. A request's handler returns the payloads of the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_sa_init, informational
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import Payload
+from ipsecfast.ike.states import IkeState, Role
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+Handler: TypeAlias = Callable[["IkeSa", Message, float], Sequence[Payload]]
+OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})  # only the original initiator begins these
+
+
+def conclude(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The response belongs to the exchange that we began; it asks for none."""
+    assert sa.current is not None
+    sa.current.response(sa, message, now)
+    return ()
+
+
+TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
+    {
+        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER): ike_sa_init.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR): conclude,
+        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER): ike_auth.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR): conclude,
+        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond,
+        (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond,
+        (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
+        (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+        (IkeState.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
+        (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
+    }
+)
