@@ -421,17 +421,20 @@ static uint32_t choose_chunk(const char *interface)
 	return 0;
 }
 
+/* How many were made: as many as the interface has queues (a queue that it has not: EINVAL), at most n. */
 static int new_ports(const struct plan *plan, size_t n, struct ipsf_port **ports)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		const int status = new_port(plan, i, &ports[i]);
 		if (status == IPSF_OK)
 			continue;
+		if (i > 0 && status == IPSF_ESYS && errno == EINVAL)
+			return (int)i;
 		while (i-- > 0)
 			ipsf_port_free(ports[i]);
 		return status;
 	}
-	return IPSF_OK;
+	return (int)n;
 }
 
 int ipsf_port_xdp_group(const struct ipsf_xdp_options *options, size_t n, struct ipsf_port **ports)

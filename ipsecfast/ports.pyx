@@ -267,18 +267,16 @@ cdef class XdpPort(RingPort):
 
     @staticmethod
     def group(str interface not None, n, *, outer, beside=None, ring=False):
-        """`n` ports of one interface, port i on its queue i. `outer`: they carry ESP, else IP packets. Frames on other queues,
-        and those that are not ours, are the kernel's as ever.
+        """`n` ports of one interface, port i on its queue i; fewer where it has fewer queues. `outer`: they carry ESP, else IP
+        packets. Frames on other queues, and those that are not ours, are the kernel's as ever.
 
-        `beside`: the n ports of the other role, whose memory these share where the kernel can (`shares` tells). `ring`: frames
+        `beside`: ports of the other role, whose memory these share where the kernel can (`shares` tells). `ring`: frames
         leave by the transmit ring also where the driver does no zero-copy; else a packet socket sends there. Raises DataPlaneError with the system's reason: EBUSY, the interface has an XDP program already;
-        EINVAL, it has fewer queues; EMSGSIZE, its MTU is above 3,698.
+        EMSGSIZE, its MTU is above 3,698.
         """
         cdef size_t i, count = unsigned_value(n, 8, "number of ports")
         cdef bytes encoded = interface.encode()
         cdef list others = list(beside) if beside is not None else []
-        if others and len(others) != count:
-            raise DataPlaneError(f"{count} ports beside {len(others)}: as many of either")
         cdef csrc.ipsf_port **made = _room_for(count)
         cdef csrc.ipsf_port **near = NULL
         cdef csrc.ipsf_xdp_options options
@@ -286,12 +284,12 @@ cdef class XdpPort(RingPort):
         cdef list ports = [XdpPort.__new__(XdpPort) for _ in range(count)]
         try:
             near = _room_for(count)
-            for i in range(len(others)):
+            for i in range(min(count, <size_t>len(others))):
                 near[i] = (<Port?>others[i])._enter()
                 entered.append(others[i])
             options.interface, options.outer, options.ring = encoded, bool(outer), bool(ring)
             options.beside = near if others else NULL
-            check(csrc.ipsf_port_xdp_group(&options, count, made), f"XDP sockets on {interface}")
+            count = check(csrc.ipsf_port_xdp_group(&options, count, made), f"XDP sockets on {interface}")
             for i in range(count):
                 (<XdpPort>ports[i])._port = made[i]
         finally:
@@ -299,7 +297,7 @@ cdef class XdpPort(RingPort):
                 (<Port>port)._leave()
             free(near)
             free(made)
-        return ports
+        return ports[:count]
 
     @property
     def mode(self):

@@ -204,7 +204,8 @@ class Rings:
             if choice is not None:
                 raise NetlinkError(f"the device {choice.interface} has vanished")
             return None
-        ports = _open_ports(choice, workers, link, outer=outer)
+        beside = self._outer.ports if self._outer is not None and not outer else ()
+        ports = _open_ports(choice, workers, link, beside, outer=outer)
         steps.add(f"ring ports {choice}", lambda: _close(ports))
         return _Ring(choice, link, ports)
 
@@ -259,14 +260,21 @@ class Rings:
 
 
 def _for_each(workers: int, ring: _Ring | None) -> list[list[Port]]:
-    return [[] for _ in range(workers)] if ring is None else [[port] for port in ring.ports]
+    ports: Sequence[Port] = ring.ports if ring is not None else ()
+    return [list(ports[index : index + 1]) for index in range(workers)]
 
 
-def _open_ports(choice: RingChoice, workers: int, link: Link, *, outer: bool) -> Sequence[RingPort]:
-    """Past the queueing discipline only where the interface has none: a queue smooths bursts, and is the operator's."""
-    if choice.kind is RingKind.XDP:
-        return XdpPort.group(choice.interface, workers, outer=outer)
-    return PacketPort.group(choice.interface, workers, outer=outer, bypass=not link.queued)
+def _open_ports(
+    choice: RingChoice, workers: int, link: Link, beside: Sequence[RingPort], *, outer: bool
+) -> Sequence[RingPort]:
+    """Past the queueing discipline only where the interface has none: a queue smooths bursts, and is the operator's.
+    XDP: a port for each queue, and where both borders have it, memory in common."""
+    if choice.kind is RingKind.PACKET:
+        return PacketPort.group(choice.interface, workers, outer=outer, bypass=not link.queued)
+    near = [port for port in beside if isinstance(port, XdpPort)]
+    ports = XdpPort.group(choice.interface, workers, outer=outer, beside=near or None)
+    log_event(logging.INFO, "rings", f"{choice}: {ports[0].mode}, {len(ports)} of its queues, {workers} workers")
+    return ports
 
 
 def _close(ports: Sequence[Port]) -> None:

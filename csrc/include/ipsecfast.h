@@ -237,12 +237,12 @@ struct ipsf_xdp_options {
 	const char *interface;
 	uint8_t outer;
 	uint8_t ring; /* frames leave by the transmit ring also where the driver does no zero-copy; else a packet socket sends there */
-	struct ipsf_port *const *beside; /* NULL, or the n ports of the other role, whose memory they share where the kernel can */
+	struct ipsf_port *const *beside; /* NULL, or n: NULL or a port whose memory it shares where the kernel can */
 };
 /*
- * n of them, port i on queue i of the interface. They take nothing before ipsf_port_take(). Programs and sockets leave the interface
- * with the ports, or with the process. All or none. IPSF_ESYS: EBUSY (the interface has an XDP program already), EINVAL (it has fewer
- * queues), EMSGSIZE (its MTU is above 3,698), others.
+ * n of them, or as many as the interface has queues: port i on queue i; their number. What comes on other queues is the kernel's. They
+ * take nothing before ipsf_port_take(). Programs and sockets leave the interface with the ports, or with the process. All or none.
+ * IPSF_ESYS: EBUSY (the interface has an XDP program already), EMSGSIZE (its MTU is above 3,698), others.
  */
 int ipsf_port_xdp_group(const struct ipsf_xdp_options *options, size_t n, struct ipsf_port **ports);
 const char *ipsf_port_xdp_mode(const struct ipsf_port *port); /* "native, zero-copy", "native", "generic" */

@@ -24,7 +24,7 @@ from ipsecfast.lab.netns import A, B, Namespace, TwoSites
 from ipsecfast.lab.testbed import NumberedFlow, Stream, tunnel_config, wait_for
 from ipsecfast.lab.traffic import ping
 
-KINDS = ("packet",)
+KINDS = ("packet", "xdp")
 RATE = 5_000  # packets a second: it is shown where they go, not how fast
 VERSIONS = {4: 0, 6: 1}
 PORTS = count(7100)  # a listener keeps its own until the topology goes
