@@ -357,13 +357,20 @@ class WireEnum(IntEnum):
 
 
 class TransformType(WireEnum):
-    """RFC 7296 s3.3.2."""
+    """RFC 7296 s3.3.2; ADDKE*: RFC 9370 s2.2.1."""
 
     ENCR = 1
     PRF = 2
     INTEG = 3
     KE = 4
     ESN = 5
+    ADDKE1 = 6
+    ADDKE2 = 7
+    ADDKE3 = 8
+    ADDKE4 = 9
+    ADDKE5 = 10
+    ADDKE6 = 11
+    ADDKE7 = 12
 
 
 class ProtocolId(WireEnum):

@@ -11,6 +11,7 @@ connections[]     as configured, in the order of the file
     spi_i, spi_r  16 hexadecimal digits
     local, remote "address:port"; local_id, remote_id; nat {local, remote}: who is behind one
     proposal      algorithms in the words of the configuration, "" before they are negotiated
+    quantum_resistant  whether ML-KEM went into the keys, so that who records the traffic can't ever decrypt it
     established, rekey_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
@@ -134,6 +135,7 @@ def _ike_sa(sa: IkeSaStatus, windows: Mapping[str, int], counted: Mapping[SaKey,
         "remote_id": sa.remote_id,
         "nat": {"local": sa.local_nat, "remote": sa.remote_nat},
         "proposal": sa.proposal,
+        "quantum_resistant": sa.quantum_resistant,
         "established": round(sa.age, 3),
         "rekey_in": sa.rekey_in,
         "expires_in": sa.expires_in,

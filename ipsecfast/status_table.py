@@ -48,10 +48,11 @@ def _ike_line(ike_sa: dict[str, Any]) -> str:
     role = "initiator" if ike_sa["initiator"] else "responder"
     times = _times(ike_sa)
     translated = [f"{end} end" for end in ("local", "remote") if ike_sa["nat"][end]]
+    strength = ", quantum-resistant" if ike_sa["quantum_resistant"] else ""
     nat = f" (NAT at the {' and the '.join(translated)})" if translated else ""
     return (
         f"IKE SA {ike_sa['spi_i']}_i {ike_sa['spi_r']}_r {ike_sa['state']} as {role}{times}\n"
-        f"    {ike_sa['local']} - {ike_sa['remote']}{nat}, {ike_sa['proposal'] or 'not negotiated yet'}"
+        f"    {ike_sa['local']} - {ike_sa['remote']}{nat}, {ike_sa['proposal'] or 'not negotiated yet'}{strength}"
     )
 
 

@@ -11,13 +11,38 @@ from ipsecfast.model import IPAddress
 KEY_PAD = b"Key Pad for IKEv2"
 
 
-def signed_octets(message_bytes: bytes, nonce_peer: bytes, prf: Prf, sk_p: bytes, id_payload: IdPayload) -> bytes:
+def signed_octets(
+    message_bytes: bytes, nonce_peer: bytes, prf: Prf, sk_p: bytes, id_payload: IdPayload, intauth: bytes = b""
+) -> bytes:
     """RFC 7296 s2.15: what one side's AUTH covers.
 
     `message_bytes` is the IKE_SA_INIT message that this side sent, from the IKE header on; `nonce_peer` the nonce that
-    it received; `sk_p` and `id_payload` its own (SK_pi and IDi for the initiator).
+    it received; `sk_p` and `id_payload` its own (SK_pi and IDi for the initiator); `intauth` is `IntAuth.octets()`.
     """
-    return message_bytes + nonce_peer + prf.compute(sk_p, id_payload.encode())
+    return message_bytes + nonce_peer + prf.compute(sk_p, id_payload.encode()) + intauth
+
+
+class IntAuth:
+    """RFC 9242 s3.3: what both AUTH payloads cover of the IKE_INTERMEDIATE exchanges: a running MAC over the requests,
+    one over the responses, and the message ID of the IKE_AUTH request that comes after them."""
+
+    __slots__ = ("_exchanges", "_macs")
+
+    def __init__(self) -> None:
+        self._macs = {False: b"", True: b""}  # IntAuth_i over requests, IntAuth_r over responses
+        self._exchanges = 0
+
+    def add(self, prf: Prf, sk_p: bytes, octets: bytes, *, response: bool) -> None:
+        """s3.3.2: one message; `sk_p` is the sender's SK_p* while the exchange runs, `octets` is A | P."""
+        self._macs[response] = prf.compute(sk_p, self._macs[response] + octets)
+        self._exchanges += not response
+
+    def octets(self) -> bytes:
+        """IntAuth_iN | IntAuth_rN | IKE_AUTH_MID; nothing, when there was no such exchange."""
+        if not self._exchanges:
+            return b""
+        after_init = 1 + self._exchanges  # IKE_SA_INIT had message ID 0
+        return self._macs[False] + self._macs[True] + after_init.to_bytes(4, "big")
 
 
 def psk_auth(prf: Prf, secret: bytes, octets: bytes) -> bytes:

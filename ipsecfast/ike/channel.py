@@ -9,12 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from ipsecfast.ike.actions import Transmit
+from ipsecfast.ike.auth import IntAuth
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Context
 from ipsecfast.ike.crypto import SkCipher
 from ipsecfast.ike.fragments import Reassembly, is_fragment, open_fragment, seal_datagrams
 from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.message import ZERO_SPI, Header, Message, encode_message, open_message, parse_message
+from ipsecfast.ike.message import (
+    ZERO_SPI,
+    Header,
+    Message,
+    covered_octets_of,
+    encode_message,
+    open_message,
+    parse_message,
+)
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -41,9 +50,11 @@ class Channel(ABC):
         self.init_sent = b""  # our IKE_SA_INIT message and the peer's, for AUTH (s2.15)
         self.init_received = b""
         self.request_digest = b""
+        self.intauth = IntAuth()
         self.last_heard = self.last_sent = 0.0
         self._suite: Suite | None = None
         self._keys: IkeKeys | None = None
+        self._upcoming: IkeKeys | None = None
         self._cipher_out: SkCipher | None = None
         self._cipher_in: SkCipher | None = None
         self._iv = 0
@@ -71,6 +82,10 @@ class Channel(ABC):
             (of_initiator, of_responder) if self.initiator else (of_responder, of_initiator)
         )
 
+    def change_keys_after_response(self, keys: IkeKeys) -> None:
+        """RFC 9370 s2.2.2: the response to the request that is being answered still leaves under the old ones."""
+        self._upcoming = keys
+
     def open(self, header: Header, data: bytes) -> tuple[Message, bytes] | None:
         """An authentic message and the datagram that stands for it; for IKE_SA_INIT, which is in clear, just a
         well-formed one. None: a fragment, and more of them must come.
@@ -82,12 +97,23 @@ class Channel(ABC):
         if header.exchange == ExchangeType.IKE_SA_INIT:
             return parse_message(data), data
         assert self._cipher_in is not None
+        opened = self._open_protected(header, data, self._cipher_in)
+        if opened is not None and header.exchange == ExchangeType.IKE_INTERMEDIATE:
+            self._cover(opened[0], opened[0].covered)
+        return opened
+
+    def _open_protected(self, header: Header, data: bytes, cipher: SkCipher) -> tuple[Message, bytes] | None:
         reassembly = self._reassembly[header.is_response]
         if is_fragment(header) and self.fragments_in:
-            return reassembly.add(open_fragment(data, self._cipher_in))
-        message = open_message(data, self._cipher_in)
+            return reassembly.add(open_fragment(data, cipher))
+        message = open_message(data, cipher)
         reassembly.clear()
         return message, data
+
+    def _cover(self, message: Message, octets: bytes) -> None:
+        """RFC 9242 s3.3: AUTH will cover this IKE_INTERMEDIATE message, under the keys that it goes by."""
+        sk_p = self.keys.sk_pi if message.initiator else self.keys.sk_pr
+        self.intauth.add(self.suite.prf, sk_p, octets, response=message.response)
 
     def encode(
         self, exchange: int, message_id: int, payloads: Sequence[Payload], *, response: bool
@@ -96,9 +122,15 @@ class Channel(ABC):
         message = Message(self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads))
         if exchange == ExchangeType.IKE_SA_INIT:
             return (encode_message(message),)
+        if exchange == ExchangeType.IKE_INTERMEDIATE:
+            self._cover(message, covered_octets_of(message))
         cipher = self._cipher_out
         assert cipher is not None
-        return seal_datagrams(message, cipher, lambda: self._next_iv(cipher), self._longest_datagram())
+        datagrams = seal_datagrams(message, cipher, lambda: self._next_iv(cipher), self._longest_datagram())
+        if self._upcoming is not None:
+            self.install_keys(self.suite, self._upcoming)
+            self._upcoming = None
+        return datagrams
 
     def _longest_datagram(self) -> int:
         """Octets from the IKE header on (RFC 7383 s2.5.1)."""

@@ -292,6 +292,10 @@ class EsnId(IntEnum):
     ESN = 1
 
 
+# RFC 9370 s2.2.1: further key exchanges of one SA, in this order; their IDs are those of type 4.
+ADDITIONAL_KES = tuple(TransformType(n) for n in range(TransformType.ADDKE1, TransformType.ADDKE7 + 1))
+ML_KEM = frozenset({KeGroup.ML_KEM_512, KeGroup.ML_KEM_768, KeGroup.ML_KEM_1024})  # what no quantum computer undoes
+
 TRANSFORM_IDS: MappingProxyType[int, type[IntEnum]] = MappingProxyType(
     {
         TransformType.ENCR: EncrId,
@@ -299,6 +303,7 @@ TRANSFORM_IDS: MappingProxyType[int, type[IntEnum]] = MappingProxyType(
         TransformType.INTEG: IntegId,
         TransformType.KE: KeGroup,
         TransformType.ESN: EsnId,
+        **dict.fromkeys(ADDITIONAL_KES, KeGroup),
     }
 )
 
@@ -360,7 +365,7 @@ def _esn(keyword: str, esn: EsnId) -> Algorithm:
 
 
 # The one table of what we can negotiate. A new algorithm of IKE is a row here and its primitive in crypto.py.
-ALGORITHMS: tuple[Algorithm, ...] = (
+_BASE: tuple[Algorithm, ...] = (
     _gcm(128),
     _gcm(192),
     _gcm(256),
@@ -386,8 +391,32 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     _ke("modp4096", KeGroup.MODP_4096),
     _ke("modp6144", KeGroup.MODP_6144),
     _ke("modp8192", KeGroup.MODP_8192),
+    _ke("mlkem768", KeGroup.ML_KEM_768),
+    _ke("mlkem1024", KeGroup.ML_KEM_1024),
     _esn("esn", EsnId.ESN),
     _esn("noesn", EsnId.NO_ESN),
+)
+
+
+def _additional(number: int, kind: TransformType) -> tuple[Algorithm, ...]:
+    """Every key exchange method once more, as `ke<number>_<keyword>`, and `ke<number>_none` (RFC 9370 s2.2.2)."""
+    prefix = f"ke{number}_"
+    rows = tuple(
+        Algorithm(
+            prefix + row.keyword,
+            Transform(kind, row.transform.id),
+            esp=True,
+            aliases=tuple(prefix + alias for alias in row.aliases),
+        )
+        for row in _BASE
+        if row.transform.type == TransformType.KE
+    )
+    return (*rows, Algorithm(f"{prefix}none", Transform(kind, KeGroup.NONE), esp=True))
+
+
+ALGORITHMS: tuple[Algorithm, ...] = (
+    *_BASE,
+    *(row for number, kind in enumerate(ADDITIONAL_KES, 1) for row in _additional(number, kind)),
 )
 
 BY_KEYWORD: MappingProxyType[str, Algorithm] = MappingProxyType(

@@ -1,6 +1,7 @@
 """The primitives of IKEv2, all from `cryptography`: PRF, the protection of SK payloads, key exchange methods.
 
-Nothing here draws randomness: private keys and IVs come from the caller.
+Nothing here draws randomness: private keys and IVs come from the caller. The one exception is what ML-KEM's responder
+encapsulates, for which `cryptography` takes none.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
-from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -172,7 +173,8 @@ def _row(transform: Transform, kind: TransformType) -> Algorithm:
 
 
 class KeyExchange(Protocol):
-    """Our half of one key exchange. `public` goes into the KE payload; use it for one IKE SA or Child SA only."""
+    """The initiator's half of one key exchange. `public` goes into its KE payload; use it for one SA only. The
+    responder's half is `respond_key_exchange`, as a KEM's two sides differ."""
 
     @property
     def group(self) -> int: ...
@@ -181,7 +183,8 @@ class KeyExchange(Protocol):
     def public(self) -> bytes: ...
 
     def shared_secret(self, peer_public: bytes) -> bytes:
-        """g^ir. Raises InvalidSyntax for a value of the peer that RFC 6989 refuses."""
+        """g^ir, or what the KEM's ciphertext holds. Raises InvalidSyntax for a value that RFC 6989 or FIPS 203
+        refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +376,63 @@ class ModpKeyExchange:
             raise InvalidSyntax(f"KE payload: no acceptable value for group {self.group}") from error
 
 
+_MlKemKeys: TypeAlias = (
+    tuple[type[mlkem.MLKEM768PrivateKey], type[mlkem.MLKEM768PublicKey]]
+    | tuple[type[mlkem.MLKEM1024PrivateKey], type[mlkem.MLKEM1024PublicKey]]
+)
+_ML_KEM_KEYS: dict[int, _MlKemKeys] = {
+    KeGroup.ML_KEM_768: (mlkem.MLKEM768PrivateKey, mlkem.MLKEM768PublicKey),
+    KeGroup.ML_KEM_1024: (mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey),
+}
+_ML_KEM_SEED = 64  # FIPS 203 s7.1: d and z
+
+
+@dataclass(frozen=True, slots=True)
+class MlKemKeyExchange:
+    """Methods 36 and 37 (FIPS 203; draft-ietf-ipsecme-ikev2-mlkem): our encapsulation key goes out, its use for a
+    secret comes back. `cryptography` has no ML-KEM-512."""
+
+    group: int
+    _private: mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey = field(repr=False)
+
+    @classmethod
+    def generate(cls, group: int, random: RandomBytes) -> MlKemKeyExchange:
+        return cls(group, _ML_KEM_KEYS[group][0].from_seed_bytes(random(_ML_KEM_SEED)))
+
+    @property
+    def public(self) -> bytes:
+        return self._private.public_key().public_bytes_raw()
+
+    def shared_secret(self, peer_public: bytes) -> bytes:
+        """A damaged ciphertext of the right length yields a secret that nobody has: AUTH will fail (FIPS 203 s6.3)."""
+        try:
+            return self._private.decapsulate(peer_public)
+        except ValueError as error:
+            raise InvalidSyntax(f"KE payload: no ciphertext of method {self.group}") from error
+
+
+def _encapsulate(group: int, peer_public: bytes) -> tuple[bytes, bytes]:
+    """The ciphertext and the secret in it. FIPS 203 s7.2: the key's length and its coefficients are checked."""
+    try:
+        secret, ciphertext = _ML_KEM_KEYS[group][1].from_public_bytes(peer_public).encapsulate()
+    except ValueError as error:
+        raise InvalidSyntax(f"KE payload: no encapsulation key of method {group}") from error
+    return ciphertext, secret
+
+
+def respond_key_exchange(group: int, peer_public: bytes, random: RandomBytes) -> tuple[bytes, bytes]:
+    """The responder's half: what goes into its KE payload, and the shared secret.
+
+    Raises:
+        InvalidSyntax: the initiator's value can't be used.
+        ValueError: as `generate_key_exchange`.
+    """
+    if group in _ML_KEM_KEYS:
+        return _encapsulate(group, peer_public)
+    ours = generate_key_exchange(group, random)
+    return ours.public, ours.shared_secret(peer_public)
+
+
 def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
     """A fresh private key of `group`, made from `random(length)`.
 
@@ -387,4 +447,6 @@ def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
         return EcpKeyExchange.generate(group, random)
     if group in MODP_GROUPS:
         return ModpKeyExchange.generate(group, random)
+    if group in _ML_KEM_KEYS:
+        return MlKemKeyExchange.generate(group, random)
     raise ValueError(f"no key exchange method has the number {group} here")

@@ -16,6 +16,7 @@ from ipsecfast.ike.message import (
     GENERIC_HEADER,
     Header,
     Message,
+    covered_octets,
     encode_chain,
     encode_header,
     find_protected,
@@ -33,12 +34,14 @@ MAX_REASSEMBLED = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """One authentic piece. `first_type` is the type of the message's first payload, known from fragment 1 only."""
+    """One authentic piece. `first_type` is the type of the message's first payload, known from fragment 1 only; `start`
+    is where the SKF payload begins in the datagram."""
 
     header: Header
     number: int
     total: int
     first_type: int
+    start: int
     piece: bytes
     datagram: bytes = field(repr=False)
 
@@ -102,7 +105,7 @@ def open_fragment(data: bytes, cipher: SkCipher) -> Fragment:
     number, total = NUMBERS.unpack_from(data, start + GENERIC_HEADER_LENGTH)
     if not 1 <= number <= total <= MAX_FRAGMENTS:
         raise IntegrityError(f"fragment {number} of {total}")
-    return Fragment(header, number, total, data[start], cipher.open(data[:body], data[body:]), data)
+    return Fragment(header, number, total, data[start], start, cipher.open(data[:body], data[body:]), data)
 
 
 class Reassembly:
@@ -134,7 +137,8 @@ class Reassembly:
             return None
         first, chain = self._pieces[1], b"".join(self._pieces[n].piece for n in range(1, self._total + 1))
         self.clear()
-        return message_of_chain(first.header, first.first_type, chain), first.datagram
+        covered = covered_octets(first.header, first.datagram, first.start, chain)
+        return message_of_chain(first.header, first.first_type, chain, covered), first.datagram
 
     def clear(self) -> None:
         self._pieces.clear()

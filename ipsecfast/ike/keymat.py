@@ -61,12 +61,17 @@ def derive_rekeyed_ike_keys(
     nonce_r: bytes,
     spi_i: bytes,
     spi_r: bytes,
+    additional: bytes = b"",
 ) -> IkeKeys:
     """s2.18: SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr) with the old SA's PRF; the keys with the new one's.
 
-    Nonces and SPIs are those of the rekeying exchange; its initiator is the new SA's original initiator.
+    Nonces and SPIs are those of the rekeying exchange; its initiator is the new SA's original initiator. `additional`
+    are the secrets of the additional key exchanges, SK(1) | ... | SK(n) (RFC 9370 s2.2.4).
+
+    An IKE SA that is being set up changes its keys by the same formula (RFC 9370 s2.2.2): `shared` is SK(n) then, old
+    and new PRF are one, nonces and SPIs those of IKE_SA_INIT.
     """
-    skeyseed = old_prf.compute(old_sk_d, shared + nonce_i + nonce_r)
+    skeyseed = old_prf.compute(old_sk_d, shared + nonce_i + nonce_r + additional)
     return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
 
 
@@ -78,14 +83,15 @@ def _expand(prf: Prf, encr: Transform, integ: Transform | None, skeyseed: bytes,
 
 
 def derive_child_keys(
-    prf: Prf, sk_d: bytes, encr: Transform, nonce_i: bytes, nonce_r: bytes, shared: bytes = b""
+    prf: Prf, sk_d: bytes, encr: Transform, nonce_i: bytes, nonce_r: bytes, shared: bytes = b"", additional: bytes = b""
 ) -> tuple[bytes, bytes]:
-    """s2.17: KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr), as keys of what the exchange's initiator and responder send.
+    """s2.17: KEYMAT = prf+(SK_d, [g^ir |] Ni | Nr [| SK(1) | ... | SK(n)]) (RFC 9370 s2.2.4), as the keys of what the
+    exchange's initiator and responder send.
 
     For AES-GCM each is the AES key followed by 4 octets of salt (RFC 4106 s8.1), as `SaParams.key` wants it.
     """
     length = BY_TRANSFORM[encr].key_length
-    keymat = prf_plus(prf, sk_d, shared + nonce_i + nonce_r, 2 * length)
+    keymat = prf_plus(prf, sk_d, shared + nonce_i + nonce_r + additional, 2 * length)
     return keymat[:length], keymat[length:]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ipsecfast.errors import ProtocolError
@@ -14,6 +14,7 @@ from ipsecfast.ike.constants import (
     MAJOR_VERSION,
     MAX_CLEAR_LENGTH,
     SPI_LENGTH,
+    ExchangeType,
     Flags,
     IntegrityError,
     InvalidMajorVersion,
@@ -30,6 +31,7 @@ HEADER = struct.Struct(">8s8sBBBBII")  # SPIs, next payload, version, exchange, 
 GENERIC_HEADER = struct.Struct(">BBH")  # next payload, critical bit, length
 VERSION_OCTET = MAJOR_VERSION << 4
 CRITICAL = 0x80
+_NEXT_PAYLOAD, _LENGTH = 16, 24  # where they stand in the header
 ZERO_SPI = bytes(SPI_LENGTH)
 
 P = TypeVar("P", bound=Payload)
@@ -76,7 +78,8 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One request or response in clear. `initiator`: the sender is the original initiator of the IKE SA."""
+    """One request or response in clear. `initiator`: the sender is the original initiator of the IKE SA. `covered`:
+    of an IKE_INTERMEDIATE message that came what AUTH covers (`covered_octets`)."""
 
     spi_i: bytes
     spi_r: bytes
@@ -85,6 +88,7 @@ class Message:
     response: bool
     initiator: bool
     payloads: tuple[Payload, ...] = ()
+    covered: bytes = field(default=b"", repr=False, compare=False)
 
     def get(self, cls: type[P], kind: PayloadType | None = None) -> P | None:
         """The first payload of a class; `kind` tells IDi from IDr and TSi from TSr."""
@@ -170,7 +174,33 @@ def open_message(data: bytes, cipher: SkCipher) -> Message:
     for payload_type, critical in clear:
         if critical and payload_type not in PARSERS:
             raise UnsupportedCriticalPayload(payload_type)
-    return message_of_chain(header, data[sk_start], chain)
+    return message_of_chain(header, data[sk_start], chain, covered_octets(header, data, sk_start, chain))
+
+
+def covered_octets(header: Header, data: bytes, start: int, chain: bytes) -> bytes:
+    """RFC 9242 s3.3.2: A | P of an IKE_INTERMEDIATE message, for other exchanges nothing: the datagram (of fragments
+    the first) up to the header of the SK payload at `start`, as if `chain`, the payloads in clear, followed in it."""
+    if header.exchange != ExchangeType.IKE_INTERMEDIATE:
+        return b""
+    clear = bytearray(data[: start + GENERIC_HEADER_LENGTH])
+    names, following = _NEXT_PAYLOAD, HEADER_LENGTH
+    while following < start:
+        names, following = following, following + int.from_bytes(clear[following + 2 : following + 4], "big")
+    clear[names] = PayloadType.SK
+    clear[_LENGTH:HEADER_LENGTH] = (len(clear) + len(chain)).to_bytes(4, "big")
+    clear[start + 2 :] = (GENERIC_HEADER_LENGTH + len(chain)).to_bytes(2, "big")
+    return bytes(clear) + chain
+
+
+def covered_octets_of(message: Message) -> bytes:
+    """The same of a message that we send."""
+    chain = encode_chain(message.payloads)
+    length = GENERIC_HEADER_LENGTH + len(chain)
+    return (
+        encode_header(message, PayloadType.SK, length)
+        + GENERIC_HEADER.pack(first_type(message.payloads), 0, length)
+        + chain
+    )
 
 
 def find_protected(first: int, data: bytes, wanted: PayloadType) -> tuple[list[tuple[int, bool]], int]:
@@ -228,7 +258,7 @@ def _parse_payload(kind: int, critical: bool, body: bytes) -> Payload:
     return UnknownPayload(kind, critical, body)
 
 
-def message_of_chain(header: Header, first: int, chain: bytes) -> Message:
+def message_of_chain(header: Header, first: int, chain: bytes, covered: bytes = b"") -> Message:
     """A message from its header and its payloads in clear, the first of type `first`.
 
     Raises:
@@ -242,6 +272,7 @@ def message_of_chain(header: Header, first: int, chain: bytes) -> Message:
         header.is_response,
         header.from_initiator,
         _parse_chain(first, chain),
+        covered,
     )
 
 

@@ -113,12 +113,12 @@ def _own_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
     """s2.15: what our AUTH covers: our IKE_SA_INIT message, the peer's nonce, our identity."""
     nonce_i, nonce_r = sa.nonces
     if sa.initiator:
-        return signed_octets(sa.init_sent, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)
-    return signed_octets(sa.init_sent, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
+        return signed_octets(sa.init_sent, nonce_r, sa.prf, sa.keys.sk_pi, id_payload, sa.intauth.octets())
+    return signed_octets(sa.init_sent, nonce_i, sa.prf, sa.keys.sk_pr, id_payload, sa.intauth.octets())
 
 
 def _peer_octets(sa: IkeSa, id_payload: IdPayload) -> bytes:
     nonce_i, nonce_r = sa.nonces
     if sa.initiator:
-        return signed_octets(sa.init_received, nonce_i, sa.prf, sa.keys.sk_pr, id_payload)
-    return signed_octets(sa.init_received, nonce_r, sa.prf, sa.keys.sk_pi, id_payload)
+        return signed_octets(sa.init_received, nonce_i, sa.prf, sa.keys.sk_pr, id_payload, sa.intauth.octets())
+    return signed_octets(sa.init_received, nonce_r, sa.prf, sa.keys.sk_pi, id_payload, sa.intauth.octets())

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ipsecfast.ike.constants import (
+    ADDITIONAL_KES,
     ALGORITHMS,
     BY_KEYWORD,
     BY_TRANSFORM,
@@ -39,15 +40,18 @@ _TYPE_WORDS = {
     TransformType.INTEG: "integrity",
     TransformType.KE: "key exchange",
     TransformType.ESN: "extended sequence numbers",
+    **{kind: f"additional key exchange {number}" for number, kind in enumerate(ADDITIONAL_KES, 1)},
 }
+_KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL_KES})
 # What the absence of a transform type means (s3.3.2, s3.3.3): a proposal without it agrees with one that offers this.
 _ABSENT = {
     TransformType.INTEG: Transform(TransformType.INTEG, IntegId.NONE),
     TransformType.KE: Transform(TransformType.KE, KeGroup.NONE),
     TransformType.ESN: Transform(TransformType.ESN, EsnId.NO_ESN),
+    **{kind: Transform(kind, KeGroup.NONE) for kind in ADDITIONAL_KES},
 }
 _TYPES_OF = {
-    ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE),
+    ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, *_KEY_EXCHANGES),
     ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
 }
 _MAX_SHOWN = 8
@@ -80,7 +84,19 @@ def parse_proposal(text: str, protocol: ProtocolId, number: int = 1) -> Proposal
         transforms = _complete_ike(rows, transforms)
     elif not _of_type(transforms, TransformType.ESN):
         transforms.append(_ABSENT[TransformType.ESN])
-    return Proposal(protocol, tuple(sorted(transforms, key=lambda t: t.type)), number=number)
+    proposal = Proposal(protocol, tuple(sorted(transforms, key=lambda t: t.type)), number=number)
+    _check_additional(proposal)
+    return proposal
+
+
+def _check_additional(proposal: Proposal) -> None:
+    """RFC 9370 s2.2.2: an additional key exchange follows a first one, and each is of another method."""
+    types = _by_type(proposal)
+    words = [transform_text(t) for t in proposal.transforms if t.type in ADDITIONAL_KES]
+    if words and TransformType.KE not in types:
+        raise ProposalError(f"'{words[0]}' adds to a first key exchange; write one too, such as x25519-{words[0]}")
+    if words and _match(proposal, proposal)[1] is not None:
+        raise ProposalError(f"each key exchange needs a method that no other one has taken; see '{words[-1]}'")
 
 
 def _row(word: str, protocol: ProtocolId) -> Algorithm:
@@ -88,12 +104,13 @@ def _row(word: str, protocol: ProtocolId) -> Algorithm:
     if row is not None and _usable(row, protocol):
         return row
     usable = [r for r in ALGORITHMS if _usable(r, protocol)]
+    shown = [r.keyword for r in usable if r.transform.type not in ADDITIONAL_KES]
     if row is not None:
         instead = ", ".join(r.keyword for r in usable if r.transform.type == row.transform.type)
         hint = f"use one of {instead}" if instead else "leave it out"
         raise ProposalError(f"'{word}' can't be used for {protocol.name}; {hint}")
     close = difflib.get_close_matches(word, [w for r in usable for w in (r.keyword, *r.aliases)], n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(r.keyword for r in usable)}"
+    hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(shown)}, and ke1_mlkem768 and the like"
     raise ProposalError(f"no algorithm is called '{word}'; {hint}")
 
 
@@ -293,7 +310,23 @@ def accept_answer(answer: Sequence[Proposal], offered: Sequence[Proposal], *, ig
 
 def without_ke(proposal: Proposal) -> Proposal:
     """The proposal for an exchange without key exchange (s1.2; s1.3.1 without PFS)."""
-    return replace(proposal, transforms=tuple(t for t in proposal.transforms if t.type != TransformType.KE))
+    return replace(proposal, transforms=tuple(t for t in proposal.transforms if t.type not in _KEY_EXCHANGES))
+
+
+def without_additional(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
+    """What of the proposals a peer can take that has no exchange for additional keys (RFC 9370 s2.2.2): those that
+    have no such key exchange, or NONE to choose."""
+    reduced = []
+    for proposal in proposals:
+        left = tuple(t for t in proposal.transforms if t.type not in ADDITIONAL_KES or t.id == KeGroup.NONE)
+        if {t.type for t in left} == {t.type for t in proposal.transforms}:
+            reduced.append(replace(proposal, transforms=left))
+    return tuple(reduced)
+
+
+def additional_groups(proposals: Iterable[Proposal]) -> tuple[int, ...]:
+    """The additional key exchange methods in the order of their exchanges, NONE left out."""
+    return tuple(t.id for p in proposals for t in p.transforms if t.type in ADDITIONAL_KES and t.id != KeGroup.NONE)
 
 
 def key_exchange_groups(proposals: Iterable[Proposal]) -> tuple[int, ...]:
@@ -307,14 +340,34 @@ def _match(theirs: Proposal, ours: Proposal) -> tuple[tuple[Transform, ...], Tra
     if theirs.protocol != ours.protocol:
         return (), TransformType.ENCR
     offered, acceptable = _by_type(theirs), _by_type(ours)
-    chosen: list[Transform] = []
-    for kind in sorted({TransformType.ENCR, *offered, *acceptable}):
-        choice = offered.get(kind) or _absent(kind)
-        pick = next((t for t in acceptable.get(kind) or _absent(kind) if t in choice), None)
-        if pick is None:
-            return tuple(chosen), kind
-        chosen += [pick] if kind in offered else []
-    return tuple(chosen), None
+    kinds = sorted({TransformType.ENCR, *offered, *acceptable})
+    common = [
+        [t for t in acceptable.get(kind) or _absent(kind) if t in (offered.get(kind) or _absent(kind))]
+        for kind in kinds
+    ]
+    chosen, missing = _one_each(kinds, common, frozenset())
+    return tuple(t for t in chosen if t.type in offered), missing
+
+
+def _one_each(
+    kinds: Sequence[TransformType], common: Sequence[Sequence[Transform]], used: frozenset[int]
+) -> tuple[list[Transform], TransformType | None]:
+    """The first of each type; of the key exchanges the first choice in which no method stands twice (RFC 9370 s2.2.2).
+    Else the type that none was left for, the furthest that could be reached."""
+    if not kinds:
+        return [], None
+    furthest = kinds[0]
+    for pick in common[0]:
+        is_method = pick.type in _KEY_EXCHANGES and pick.id != KeGroup.NONE
+        if is_method and pick.id in used:
+            continue
+        rest, missing = _one_each(kinds[1:], common[1:], used | {pick.id} if is_method else used)
+        if missing is None:
+            return [pick, *rest], None
+        furthest = max(furthest, missing)
+        if not is_method:
+            break
+    return [], furthest
 
 
 def _by_type(proposal: Proposal) -> dict[TransformType, list[Transform]]:

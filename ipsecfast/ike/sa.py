@@ -21,7 +21,7 @@ from ipsecfast.ike.constants import (
 )
 from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
 from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.exchange import ike_auth, ike_sa_init
+from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init
 from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
@@ -63,6 +63,8 @@ class IkeSa(Channel):
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
+        self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
+        self.quantum_resistant = False  # ML-KEM went into its keys, or into those of its predecessor
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []
@@ -280,9 +282,8 @@ class IkeSa(Channel):
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
-    def authenticate(self, exchange: Exchange, now: float) -> None:
-        """IKE_SA_INIT is done: IKE_AUTH goes before everything that waits; unless the peer has got through already."""
-        self.request_concluded()
+    def proceed(self, exchange: Exchange, now: float) -> None:
+        """The next step to IKE_AUTH goes before everything that waits; unless the peer has got through already."""
         self.queue.appendleft(exchange)
         if self.connection.already_up(self):
             self.close(Cause.DUPLICATE, now)
@@ -362,7 +363,7 @@ class IkeSa(Channel):
     def negotiates(self, config: ChildConfig) -> bool:
         """A new Child SA of this configuration is on its way."""
         waiting = (*self.queue, *self.delayed, *((self.current,) if self.current else ()))
-        kinds = (CreateChild, ike_auth.IkeAuth, ike_sa_init.IkeSaInit)
+        kinds = (CreateChild, ike_auth.IkeAuth, ike_intermediate.IkeIntermediate, ike_sa_init.IkeSaInit)
         return any(isinstance(e, kinds) and e.child is config for e in waiting)
 
     def child_refused(self, config: ChildConfig, text: str, now: float) -> None:
@@ -453,6 +454,7 @@ class IkeSa(Channel):
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor = self
+        new.quantum_resistant = self.quantum_resistant  # SK_d goes into the successor's keys
         new.state = IkeState.ESTABLISHED
         new.established_at = now
         new.install_keys(suite, keys)

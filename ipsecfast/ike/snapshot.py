@@ -47,6 +47,7 @@ class IkeSaStatus:
     local_nat: bool
     remote_nat: bool
     proposal: str
+    quantum_resistant: bool
     age: float
     rekey_in: float | None
     expires_in: float | None
@@ -85,6 +86,7 @@ def ike_sa_status(sa: IkeSa, now: float) -> IkeSaStatus:
         local_nat=sa.local_nat,
         remote_nat=sa.remote_nat,
         proposal=sa.proposal_words,
+        quantum_resistant=sa.quantum_resistant,
         age=now - (sa.created_at if sa.established_at is None else sa.established_at),
         rekey_in=_until(sa.rekey_at, now),
         expires_in=_until(sa.expires_at, now),

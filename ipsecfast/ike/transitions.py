@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from ipsecfast.ike.constants import ExchangeType
-from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_sa_init, informational
+from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_intermediate, ike_sa_init, informational
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.states import IkeState, Role
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 Handler: TypeAlias = Callable[["IkeSa", Message, float], Sequence[Payload]]
-OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH})  # only the original initiator begins these
+# Only the original initiator begins these.
+OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH})
 
 
 def conclude(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
@@ -33,6 +34,8 @@ TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
     {
         (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER): ike_sa_init.respond,
         (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR): conclude,
+        (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.RESPONDER): ike_intermediate.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.INITIATOR): conclude,
         (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER): ike_auth.respond,
         (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR): conclude,
         (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond,

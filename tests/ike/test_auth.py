@@ -8,7 +8,15 @@ from ipaddress import ip_address
 
 import pytest
 
-from ipsecfast.ike.auth import make_cookie, nat_detection_hash, psk_auth, signed_octets, verify_cookie, verify_psk
+from ipsecfast.ike.auth import (
+    IntAuth,
+    make_cookie,
+    nat_detection_hash,
+    psk_auth,
+    signed_octets,
+    verify_cookie,
+    verify_psk,
+)
 from ipsecfast.ike.constants import PayloadType
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.payloads import IdPayload
@@ -39,6 +47,21 @@ def test_auth_of_another_secret_message_or_length_is_refused() -> None:
     assert not verify_psk(Prf(5), b"secret", b"octet", good)
     for received in (b"", good[:-1], good + b"\0", bytes(32)):
         assert not verify_psk(Prf(5), b"secret", b"octets", received)
+
+
+def test_intauth_is_rfc_9242_s3_3() -> None:
+    intauth = IntAuth()
+    assert intauth.octets() == b""
+    for number in (1, 2):
+        intauth.add(Prf(5), b"sk_pi%d" % number, b"request %d" % number, response=False)
+        intauth.add(Prf(5), b"sk_pr%d" % number, b"response %d" % number, response=True)
+    of_i = prf("sha256", b"sk_pi2", prf("sha256", b"sk_pi1", b"request 1") + b"request 2")
+    of_r = prf("sha256", b"sk_pr2", prf("sha256", b"sk_pr1", b"response 1") + b"response 2")
+    assert intauth.octets() == of_i + of_r + b"\0\0\0\3"
+    identity = IdPayload(PayloadType.IDi, Identity(2, b"a.test"))
+    without = signed_octets(b"message 1", b"nonce", Prf(5), b"sk_pi", identity)
+    octets = signed_octets(b"message 1", b"nonce", Prf(5), b"sk_pi", identity, intauth.octets())
+    assert octets == without + of_i + of_r + b"\0\0\0\3"
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ipsecfast.ike.constants import ALGORITHMS, IntegrityError, InvalidSyntax, KeGroup, PrfId
+from ipsecfast.ike.constants import (
+    ADDITIONAL_KES,
+    ALGORITHMS,
+    BY_TRANSFORM,
+    IntegrityError,
+    InvalidSyntax,
+    KeGroup,
+    PrfId,
+)
 from ipsecfast.ike.crypto import (
     ECP_GROUPS,
     MODP_GROUPS,
@@ -23,6 +31,7 @@ from ipsecfast.ike.crypto import (
     X448KeyExchange,
     X25519KeyExchange,
     generate_key_exchange,
+    respond_key_exchange,
 )
 from ipsecfast.model import Transform, TransformType
 
@@ -79,6 +88,8 @@ def test_prf_lengths() -> None:
 def test_every_row_of_the_table_has_its_primitive() -> None:
     for row in ALGORITHMS:
         match row.transform.type:
+            case kind if kind in ADDITIONAL_KES:
+                assert row.transform.id == 0 or Transform(TransformType.KE, row.transform.id) in BY_TRANSFORM
             case TransformType.PRF:
                 assert Prf(row.transform.id).key_length == row.key_length
             case TransformType.KE:
@@ -354,6 +365,56 @@ def test_ecp_scalars_out_of_range_are_drawn_again() -> None:
 
 
 def test_unknown_group() -> None:
-    for group in (0, 2, 22, 36, 999):
+    for group in (0, 2, 22, 35, 999):
         with pytest.raises(ValueError, match=str(group)):
             generate_key_exchange(group, seeded())
+
+
+# -- ML-KEM (FIPS 203) -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("group", "words"), [(36, "768"), (37, "1024")])
+def test_ml_kem_known_answers(group: int, words: str) -> None:
+    """The key from its seed, the secret from the ciphertext, and the secret of implicit rejection."""
+    tried = 0
+    for case in records(vectors(f"asymmetric/MLKEM/kat_MLKEM_{words}.rsp"), "count"):
+        octets = {name: bytes.fromhex(case[name]) for name in ("d", "z", "pk", "ct", "ss", "ct_n", "ss_n")}
+        ours = generate_key_exchange(group, fixed(octets["d"] + octets["z"]))
+        assert ours.public == octets["pk"]
+        assert ours.shared_secret(octets["ct"]) == octets["ss"]
+        assert ours.shared_secret(octets["ct_n"]) == octets["ss_n"]
+        tried += 1
+    assert tried == 1000
+
+
+@pytest.mark.parametrize(("group", "key", "ciphertext"), [(36, 1184, 1088), (37, 1568, 1568)])
+def test_ml_kem(group: int, key: int, ciphertext: int) -> None:
+    """The sides differ: an encapsulation key one way, a ciphertext the other."""
+    ours = generate_key_exchange(group, seeded())
+    public, secret = respond_key_exchange(group, ours.public, seeded())
+    assert (len(ours.public), len(public), len(secret)) == (key, ciphertext, 32)
+    assert ours.shared_secret(public) == secret
+    assert generate_key_exchange(group, seeded()).public == ours.public, "from the caller's randomness alone"
+    assert respond_key_exchange(group, ours.public, seeded()) != (public, secret)
+
+
+@pytest.mark.parametrize("group", [36, 37])
+def test_ml_kem_values_that_can_not_be(group: int) -> None:
+    """Lengths, and for the encapsulation key the modulus check of FIPS 203 s7.2."""
+    ours = generate_key_exchange(group, seeded())
+    public, secret = respond_key_exchange(group, ours.public, seeded())
+    for value in (b"", public[:-1], public + b"\0"):
+        with pytest.raises(InvalidSyntax, match="ciphertext"):
+            ours.shared_secret(value)
+    for value in (b"", ours.public[:-1], ours.public + b"\0", b"\xff" * len(ours.public)):
+        with pytest.raises(InvalidSyntax, match="encapsulation key"):
+            respond_key_exchange(group, value, seeded())
+    damaged = bytes([public[0] ^ 1]) + public[1:]
+    assert ours.shared_secret(damaged) not in (secret, b""), "implicit rejection"
+
+
+def test_the_responders_half_of_classic_methods() -> None:
+    for group in (31, 19, 14):
+        ours = generate_key_exchange(group, seeded(1))
+        public, secret = respond_key_exchange(group, ours.public, seeded(2))
+        assert secret == ours.shared_secret(public)

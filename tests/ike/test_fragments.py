@@ -127,7 +127,7 @@ def test_another_message_forgets_the_first() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     pieces = [
-        Fragment(parse_header(cut(300, 200)[0]), number, MAX_FRAGMENTS, 0, bytes(2048), b"")
+        Fragment(parse_header(cut(300, 200)[0]), number, MAX_FRAGMENTS, 0, 28, bytes(2048), b"")
         for number in range(1, MAX_FRAGMENTS + 1)
     ]
     box = Reassembly()
@@ -139,7 +139,7 @@ def test_what_is_kept_is_bounded() -> None:
 def test_wrong_payloads_are_found_when_all_is_there() -> None:
     box = Reassembly()
     first, second = fragments(300)
-    spoiled = Fragment(second.header, 2, 2, 0, second.piece[:-1], b"")
+    spoiled = Fragment(second.header, 2, 2, 0, 28, second.piece[:-1], b"")
     assert box.add(first) is None
     with pytest.raises(ProtocolError):
         box.add(spoiled)

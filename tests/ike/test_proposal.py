@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipsecfast.ike.constants import ALGORITHMS, BY_KEYWORD, NoProposalChosen
+from ipsecfast.ike.constants import ADDITIONAL_KES, ALGORITHMS, BY_KEYWORD, NoProposalChosen
 from ipsecfast.ike.proposal import (
     ProposalError,
     accept_answer,
+    additional_groups,
     decode_proposals,
     encode_proposals,
     key_exchange_groups,
@@ -20,6 +21,7 @@ from ipsecfast.ike.proposal import (
     proposal_text,
     select,
     transform_text,
+    without_additional,
     without_ke,
 )
 from ipsecfast.model import Proposal, ProtocolId, Transform, TransformType
@@ -128,7 +130,8 @@ def test_transforms_that_we_do_not_have_are_named_too() -> None:
     assert transform_text(Transform(ENCR, 3)) == "ENCR_3DES"
     assert transform_text(Transform(ENCR, 23, 192)) == "ENCR_CAMELLIA_CBC_192"
     assert transform_text(Transform(KE, 999)) == "KE_999"
-    assert transform_text(Transform(TransformType(7), 1)) == "UNKNOWN_7_1"
+    assert transform_text(Transform(TransformType(13), 1)) == "UNKNOWN_13_1"
+    assert transform_text(Transform(TransformType.ADDKE1, 35)) == "ML_KEM_512"
     assert transform_text(Transform(ENCR, 20, 128, b"\x80\x0f\x00\x00")) == "ENCR_AES_GCM_16_128+"
 
 
@@ -227,8 +230,8 @@ def test_integrity_none_may_be_offered_with_an_aead() -> None:
 def test_a_proposal_with_an_unknown_transform_type_is_passed_over() -> None:
     """RFC 7296 s3.3.6."""
     good = esp("aes128gcm16")[0]
-    strange = replace(good, transforms=(*good.transforms, Transform(TransformType(6), 35)))
-    with pytest.raises(NoProposalChosen, match="UNKNOWN_6_35"):
+    strange = replace(good, transforms=(*good.transforms, Transform(TransformType(13), 35)))
+    with pytest.raises(NoProposalChosen, match="UNKNOWN_13_35"):
         select([strange], [good])
     assert select([strange, replace(good, number=2)], [good]).number == 2
 
@@ -307,3 +310,87 @@ def test_key_exchange_groups_in_order() -> None:
     assert key_exchange_groups(proposals) == (31, 19, 15)
     assert key_exchange_groups(esp("aes128gcm16")) == ()
     assert key_exchange_groups([by_hand(ProtocolId.ESP, Transform(KE, 0), Transform(KE, 14))]) == (14,)
+
+
+# -- additional key exchanges (RFC 9370) -------------------------------------------------------------------------------
+
+
+def test_additional_key_exchange_words() -> None:
+    proposal = ike("aes256gcm16-prfsha384-x25519-ke2_mlkem1024-ke1_mlkem768-ke1_none")[0]
+    added = [(t.type, t.id) for t in proposal.transforms if t.type in ADDITIONAL_KES]
+    assert added == [(TransformType.ADDKE1, 36), (TransformType.ADDKE1, 0), (TransformType.ADDKE2, 37)]
+    assert additional_groups([ike("aes256gcm16-prfsha384-x25519-ke7_x448-ke3_mlkem768")[0]]) == (36, 32)
+    assert additional_groups([ike("aes256gcm16-prfsha384-x25519-ke1_none")[0]]) == ()
+    assert key_exchange_groups([proposal]) == (31,)
+
+
+@pytest.mark.parametrize("words", ["x25519-ke1_x25519", "x25519-ke1_mlkem768-ke2_mlkem768"])
+def test_no_method_twice(words: str) -> None:
+    with pytest.raises(ProposalError, match="a method that no other one has taken"):
+        ike(f"aes256gcm16-prfsha384-{words}")
+
+
+@pytest.mark.parametrize(
+    ("offered", "configured", "chosen"),
+    [
+        ("x25519-ke1_mlkem768", "x25519-ke1_mlkem768", "x25519-ke1_mlkem768"),
+        ("x25519-ke1_mlkem768-ke1_mlkem1024", "x25519-ke1_mlkem1024-ke1_mlkem768", "x25519-ke1_mlkem1024"),
+        ("x25519-ke1_mlkem768-ke1_none", "x25519", "x25519-ke1_none"),
+        ("x25519", "x25519-ke1_mlkem768-ke1_none", "x25519"),
+        ("x25519-ke1_mlkem768", "x25519-ke2_mlkem768", None),
+        ("x25519-ke1_mlkem768", "x25519", None),
+        ("x25519-ecp256-ke1_x25519", "x25519-ecp256-ke1_x25519", "ecp256-ke1_x25519"),
+        (
+            "x25519-ke1_mlkem768-ke1_mlkem1024-ke2_mlkem768",
+            "x25519-ke1_mlkem768-ke1_mlkem1024-ke2_mlkem768",
+            "x25519-ke1_mlkem1024-ke2_mlkem768",
+        ),
+    ],
+)
+def test_choice_of_additional_key_exchanges(offered: str, configured: str, chosen: str | None) -> None:
+    """RFC 9370 s2.2.2: one of each type that is offered, none of them twice."""
+    suite = "aes256gcm16-prfsha384-"
+    theirs, ours = ike(suite + offered), ike(suite + configured)
+    if chosen is None:
+        with pytest.raises(NoProposalChosen, match="additional key exchange"):
+            select(theirs, ours)
+    else:
+        answer = select(theirs, ours)
+        assert proposal_text(answer) == suite + chosen
+        assert accept_answer([answer], theirs) == answer
+
+
+def test_an_answer_with_a_method_twice_is_refused() -> None:
+    offered = ike("aes256gcm16-prfsha384-x25519-ecp256-ke1_x25519")
+    twice = replace(offered[0], transforms=tuple(t for t in offered[0].transforms if t.id != 19))
+    with pytest.raises(NoProposalChosen):
+        accept_answer([twice], offered)
+
+
+def test_what_is_left_without_additional_key_exchanges() -> None:
+    hybrid, either, classic = (
+        ike(f"aes256gcm16-prfsha384-x25519{words}")[0] for words in ("-ke1_mlkem768", "-ke1_mlkem768-ke1_none", "")
+    )
+    assert without_additional([hybrid, classic]) == (classic,)
+    assert [proposal_text(p) for p in without_additional([either])] == ["aes256gcm16-prfsha384-x25519-ke1_none"]
+
+
+def test_the_first_child_has_no_additional_key_exchange_either() -> None:
+    assert without_ke(ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768")[0]).transforms == tuple(
+        t for t in ike("aes256gcm16-prfsha384-x25519")[0].transforms if t.type != KE
+    )
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_long_offer_is_answered_soon(count: int) -> None:
+    """Only what we have configured is tried: a stranger's list, however long, adds one look at each entry."""
+    methods = [Transform(TransformType(t), i) for t in (KE, *ADDITIONAL_KES[: count - 1]) for i in range(14, 40)]
+    base = [t for t in ike("aes256gcm16-prfsha384-x25519")[0].transforms if t.type != KE]
+    ours = ike("aes256gcm16-prfsha384-x25519-ecp256-ecp384-modp3072-ke1_mlkem768")
+    offered = by_hand(ProtocolId.IKE, *base, *methods)
+    if count == 1:
+        with pytest.raises(NoProposalChosen):
+            select([offered], ours)
+    else:
+        with pytest.raises(NoProposalChosen, match="additional key exchange 2"):
+            select([offered], ours)

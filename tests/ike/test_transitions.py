@@ -16,10 +16,12 @@ from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.transitions import TRANSITIONS
 
 ALL = list(itertools.product(IkeState, ExchangeType, Role))
-# RFC 7296 s1.2-1.4, s2.25: all that may happen. Written down a second time, on purpose.
+# RFC 7296 s1.2-1.4, s2.25, RFC 9242, RFC 9370: all that may happen. Written down a second time, on purpose.
 ALLOWED = {
     (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER),
     (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR),
+    (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.RESPONDER),
+    (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.INITIATOR),
     (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER),
     (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR),
     (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER),
@@ -93,7 +95,7 @@ def test_every_combination(state: IkeState, exchange: ExchangeType, role: Role) 
         assert us.endpoint.actions() == []
 
 
-@pytest.mark.parametrize("exchange", [ExchangeType.IKE_SA_INIT, ExchangeType.IKE_AUTH])
+@pytest.mark.parametrize("exchange", [ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH])
 def test_an_initiator_is_not_asked_to_be_a_responder(exchange: ExchangeType) -> None:
     """The table has no column for who began the IKE SA; `_fits` keeps the opening exchanges in their direction."""
     pair = Pair().up()

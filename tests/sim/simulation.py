@@ -14,6 +14,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
@@ -32,12 +33,13 @@ from ipsecfast.ike.actions import (
 )
 from ipsecfast.ike.channel import NAT_KEEPALIVE, Channel
 from ipsecfast.ike.child import SLOT_MASK, ChildSa
-from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, notify_name
+from ipsecfast.ike.constants import ExchangeType, IntegrityError, NotifyType, PayloadType, notify_name
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.crypto import SkCipher
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.fragments import is_fragment, open_fragment
-from ipsecfast.ike.message import Message, open_message, parse_header, parse_message
+from ipsecfast.ike.keymat import IkeKeys
+from ipsecfast.ike.message import Header, Message, open_message, parse_header, parse_message
 from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, UnknownPayload
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.ike.sa import IkeSa
@@ -272,6 +274,7 @@ class Gateway:
         self.dataplane = DataPlane(self)
         self.log: list[Notify] = []
         self.performed: list[Action] = []
+        self.keys: dict[bytes, list[IkeKeys]] = {}  # by IKE SPI, all that it had (RFC 9370 s2.2.2)
         network = [selector(NETWORK[x]) for x in (name, self.peer_name)]
         self.packet_selectors = tuple(
             TrafficSelector(n.start + 5, n.start + 5, 6, 1234 if i == 0 else 80, 1234 if i == 0 else 80)
@@ -283,6 +286,10 @@ class Gateway:
         self.pair.at(self.pair.now, lambda: self.endpoint.handle_data_plane(event, self.pair.now))
 
     def perform(self) -> None:
+        for spi, sa in self.endpoint.context.ike_sas.items():
+            had = self.keys.setdefault(spi, [])
+            if sa.has_keys and sa.keys not in had:
+                had.append(sa.keys)
         for action in self.endpoint.actions():
             self.performed.append(action)
             match action:
@@ -497,12 +504,19 @@ class Pair:
         if header.next_payload not in (PayloadType.SK, PayloadType.SKF):
             return parse_message(data)
         sa = sender.endpoint.context.ike_sas[header.spi_i if header.from_initiator else header.spi_r]
+        for keys in reversed(sender.keys[sa.own_spi]):
+            with suppress(IntegrityError):
+                return self._decode_with(own_cipher(sa, keys), header, data)
+        raise AssertionError("sealed with keys that the sender never had")
+
+    def _decode_with(self, cipher: SkCipher, header: Header, data: bytes) -> Message:
         if is_fragment(header):
-            piece = open_fragment(data, own_cipher(sa))
+            piece = open_fragment(data, cipher)
             payload = UnknownPayload(PayloadType.SKF, False, f"{piece.number}/{piece.total}".encode())
             spis = header.spi_i, header.spi_r
-            return Message(*spis, header.exchange, header.message_id, header.is_response, sa.initiator, (payload,))
-        return open_message(data, own_cipher(sa))
+            from_initiator = header.from_initiator
+            return Message(*spis, header.exchange, header.message_id, header.is_response, from_initiator, (payload,))
+        return open_message(data, cipher)
 
     # -- invariants ----------------------------------------------------------------------------------------------------
 
@@ -563,8 +577,8 @@ class Pair:
         return len(self.transcript)
 
 
-def own_cipher(sa: Channel) -> SkCipher:
-    keys = sa.keys
+def own_cipher(sa: Channel, keys: IkeKeys | None = None) -> SkCipher:
+    keys = keys or sa.keys
     own = (keys.sk_ei, keys.sk_ai) if sa.initiator else (keys.sk_er, keys.sk_ar)
     return sa.suite.cipher(*own)
 

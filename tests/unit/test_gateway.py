@@ -32,7 +32,8 @@ CHILD_SA = {
 }  # fmt: skip
 IKE_SA = {
     "state": str, "initiator": bool, "spi_i": str, "spi_r": str, "local": str, "remote": str, "local_id": str,
-    "remote_id": str, "nat": {"local": bool, "remote": bool}, "proposal": str, "established": float,
+    "remote_id": str, "nat": {"local": bool, "remote": bool}, "proposal": str, "quantum_resistant": bool,
+    "established": float,
     "rekey_in": float, "expires_in": float, "child_sas": [CHILD_SA],
 }  # fmt: skip
 CHILD = {"name": str, "mode": str, "start_action": str, "local_ts": list, "remote_ts": list}

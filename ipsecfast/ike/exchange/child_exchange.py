@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import ExchangeType, InvalidKePayload, InvalidSyntax, NotifyError, NotifyType
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
 from ipsecfast.ike.exchange.base import Exchange, error_code, raise_for_errors, require
 from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree, answer_payloads, build_child
 from ipsecfast.ike.exchange.informational import DeleteOffered
@@ -156,6 +156,5 @@ def _answer_key_exchange(sa: IkeSa, terms: ChildTerms, message: Message) -> tupl
     if ke is None or ke.group != groups[0]:
         sent = f"group {ke.group}" if ke else "no key exchange"
         raise InvalidKePayload(groups[0], f"the peer sent {sent}, we take group {groups[0]}")
-    key_exchange = generate_key_exchange(ke.group, sa.context.random)
-    shared = key_exchange.shared_secret(ke.data)
-    return (KePayload(key_exchange.group, key_exchange.public),), shared
+    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
+    return (KePayload(ke.group, public),), shared

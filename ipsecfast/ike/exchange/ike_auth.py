@@ -133,6 +133,8 @@ class IkeAuth(Exchange):
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side. A wrong proof ends the IKE SA; a Child SA that can't be does not (s1.2, s2.21.2)."""
+    if sa.additional:  # RFC 9370 s2.2.2
+        raise InvalidSyntax(f"IKE_AUTH before the additional key exchanges {sa.additional}")
     identity = require(message, IdPayload, PayloadType.IDi).identity
     sa.connection = _choose_connection(sa, message, identity)
     verify(sa, sa.connection.config, message, PayloadType.IDi)

@@ -2,6 +2,8 @@
 
 HDR(A,0), [N(COOKIE)], SAi1, KEi, Ni, N(NAT_DETECTION_*), [N(IKEV2_FRAGMENTATION_SUPPORTED)]  -->
                          <--  HDR(A,B), SAr1, KEr, Nr, N(NAT_DETECTION_*), [N(IKEV2_FRAGMENTATION_SUPPORTED)]
+
+N(INTERMEDIATE_EXCHANGE_SUPPORTED) in both: additional key exchanges may be chosen, and follow (`ike_intermediate`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
+    ML_KEM,
     ExchangeType,
     InvalidKePayload,
     InvalidSyntax,
@@ -20,13 +23,21 @@ from ipsecfast.ike.constants import (
     NotifyError,
     NotifyType,
 )
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
 from ipsecfast.ike.exchange.base import Exchange, PeerError, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
+from ipsecfast.ike.exchange.ike_intermediate import IkeIntermediate
 from ipsecfast.ike.keymat import derive_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
-from ipsecfast.ike.proposal import accept_answer, key_exchange_groups, proposal_text, select
+from ipsecfast.ike.proposal import (
+    accept_answer,
+    additional_groups,
+    key_exchange_groups,
+    proposal_text,
+    select,
+    without_additional,
+)
 from ipsecfast.ike.signature import SUPPORTED_HASHES
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
@@ -68,6 +79,7 @@ class IkeSaInit(Exchange):
             NoncePayload(self._nonce),
             *nat_detection(sa, ZERO_SPI),
             *fragmentation_offer(sa),
+            *(intermediate_offer() if additional_groups(proposals) else ()),
             *hash_offer(sa),
         )
 
@@ -115,15 +127,20 @@ class IkeSaInit(Exchange):
             raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
         if message.spi_r == ZERO_SPI:
             raise InvalidSyntax("the peer has no SPI")
+        additional = additional_groups((proposal,))
+        if additional and not offers_intermediate(message):
+            raise InvalidSyntax("the peer chose an additional key exchange, but does not have IKE_INTERMEDIATE")
         shared = self._key_exchange.shared_secret(ke.data)
         sa.spi_r = message.spi_r
-        derive_keys(sa, proposal, (self._nonce, nonce), shared)
+        derive_keys(sa, proposal, (self._nonce, nonce), ke.group, shared)
         detect_nat(sa, message)
         agree_on_fragmentation(sa, message)
         sa.peer_hashes = peer_hashes(message)
         if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
             sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
-        sa.authenticate(IkeAuth(self.child, self.packet), now)
+        auth = IkeAuth(self.child, self.packet)
+        sa.request_concluded()
+        sa.proceed(IkeIntermediate(additional, auth) if additional else auth, now)
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         """Nothing failed: it may have been a stranger's message, and the right one may still come."""
@@ -137,35 +154,40 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side; cookies were dealt with before (`endpoint`). Errors go back unprotected, no SA remains."""
     offered = require(message, SaPayload).proposals
     ke, nonce_i = require(message, KePayload), require(message, NoncePayload).data
-    proposal = _select(sa, offered)
+    intermediate = offers_intermediate(message)
+    proposal = _select(sa, offered, intermediate=intermediate)
     groups = key_exchange_groups((proposal,))
     if ke.group not in groups:
         raise InvalidKePayload(groups[0], f"the peer sent a value for group {ke.group}, we take group {groups[0]}")
-    key_exchange = generate_key_exchange(ke.group, sa.context.random)
-    shared = key_exchange.shared_secret(ke.data)
+    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
     nonce_r = sa.context.nonce()
     sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
-    derive_keys(sa, proposal, (nonce_i, nonce_r), shared)
+    derive_keys(sa, proposal, (nonce_i, nonce_r), ke.group, shared)
+    sa.additional = additional_groups((proposal,))
     detect_nat(sa, message)
     agree_on_fragmentation(sa, message)
     sa.peer_hashes = peer_hashes(message)
     return (
         SaPayload((proposal,)),
-        KePayload(key_exchange.group, key_exchange.public),
+        KePayload(ke.group, public),
         NoncePayload(nonce_r),
         *nat_detection(sa, sa.spi_r),
         *(fragmentation_offer(sa) if sa.fragments_in else ()),
+        *(intermediate_offer() if intermediate else ()),
         *(hash_offer(sa) if sa.peer_hashes else ()),
         *request_payloads(a for connection in sa.candidates for a in connection.config.remote.authorities),
     )
 
 
-def _select(sa: IkeSa, offered: Sequence[Proposal]) -> Proposal:
+def _select(sa: IkeSa, offered: Sequence[Proposal], *, intermediate: bool) -> Proposal:
     """The first connection for these addresses that accepts one of the proposals; the identities decide later."""
     reasons = []
     for connection in sa.candidates:
+        ours = connection.proposals if intermediate else without_additional(connection.proposals)
         try:
-            proposal = select(offered, connection.proposals)
+            if not ours:
+                raise NoProposalChosen("additional key exchanges need IKE_INTERMEDIATE, which the peer does not have")
+            proposal = select(offered, ours)
         except NoProposalChosen as error:
             reasons.append(f"{connection.config.name}: {error}")
             continue
@@ -174,10 +196,11 @@ def _select(sa: IkeSa, offered: Sequence[Proposal]) -> Proposal:
     raise NoProposalChosen("; ".join(reasons))
 
 
-def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], shared: bytes) -> None:
+def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], group: int, shared: bytes) -> None:
     """s2.14: from the first exchange's secret to all keys of the IKE SA."""
     suite = Suite.of(proposal)
     sa.nonces = nonces
+    sa.quantum_resistant = group in ML_KEM
     sa.install_keys(suite, derive_ike_keys(suite.prf, suite.encr, suite.integ, shared, *nonces, sa.spi_i, sa.spi_r))
 
 
@@ -185,6 +208,15 @@ def fragmentation_offer(sa: IkeSa) -> tuple[Payload, ...]:
     """RFC 7383 s2.3."""
     wanted = sa.connection.config.fragmentation is not Fragmentation.NO
     return (NotifyPayload(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),) if wanted else ()
+
+
+def intermediate_offer() -> tuple[Payload, ...]:
+    """RFC 9242 s3.1."""
+    return (NotifyPayload(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED),)
+
+
+def offers_intermediate(message: Message) -> bool:
+    return message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is not None
 
 
 def hash_offer(sa: IkeSa) -> tuple[Payload, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.constants import (
+    ADDITIONAL_KES,
     SPI_LENGTH,
     ExchangeType,
     InvalidKePayload,
@@ -21,7 +22,7 @@ from ipsecfast.ike.constants import (
     NotifyType,
     TemporaryFailure,
 )
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
 from ipsecfast.ike.exchange.base import Exchange, error_code, raise_for_errors, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, DeleteOffered
@@ -53,7 +54,7 @@ class RekeyIke(Exchange):
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
         self._spi = sa.context.new_ike_spi()
         self._nonce = sa.context.nonce()
-        self._proposals = tuple(replace(p, spi=self._spi) for p in sa.connection.proposals)
+        self._proposals = tuple(replace(p, spi=self._spi) for p in _first_exchange_only(sa.connection.proposals))
         groups = key_exchange_groups(self._proposals)
         self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
         ke = KePayload(self._key_exchange.group, self._key_exchange.public)
@@ -107,21 +108,27 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     if isinstance(sa.current, (ChildExchange, DeleteChild, DeleteOffered)):  # s2.25.2
         raise TemporaryFailure("a Child SA of this IKE SA is being created, rekeyed or closed")
     offered = require(message, SaPayload).proposals
-    proposal = select(offered, sa.connection.proposals)
+    proposal = select(offered, _first_exchange_only(sa.connection.proposals))
     ke, nonce_i = require(message, KePayload), require(message, NoncePayload).data
     groups = key_exchange_groups((proposal,))
     if ke.group not in groups:
         raise InvalidKePayload(groups[0], f"the peer sent a value for group {ke.group}, we take group {groups[0]}")
     spi_i = peer_spi(proposal)
-    key_exchange = generate_key_exchange(ke.group, sa.context.random)
-    shared = key_exchange.shared_secret(ke.data)
+    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
     nonce_r, spi_r = sa.context.nonce(), sa.context.new_ike_spi()
     new = successor(sa, proposal, (nonce_i, nonce_r), shared, (spi_i, spi_r), initiator=False, now=now)
     sa.peer_successor = new
     if not isinstance(sa.current, RekeyIke):
         sa.settle_rekey(now)
     answer = SaPayload((replace(proposal, spi=spi_r),))
-    return (answer, NoncePayload(nonce_r), KePayload(key_exchange.group, key_exchange.public))
+    return (answer, NoncePayload(nonce_r), KePayload(ke.group, public))
+
+
+def _first_exchange_only(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
+    """Without the additional key exchanges: what they brought is in SK_d, from which the new keys come (s2.18)."""
+    return tuple(
+        replace(p, transforms=tuple(t for t in p.transforms if t.type not in ADDITIONAL_KES)) for p in proposals
+    )
 
 
 def peer_spi(proposal: Proposal) -> bytes:

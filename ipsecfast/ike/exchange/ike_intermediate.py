@@ -1,0 +1,80 @@
+"""IKE_INTERMEDIATE (RFC 9242) before IKE_AUTH, once for each additional key exchange of the IKE SA (RFC 9370 s2.2.2).
+
+HDR, SK {KEi(n)}  -->
+                         <--  HDR, SK {KEr(n)}
+
+From the next message on both ends use keys that SK(n) went into. AUTH covers all of these messages (`auth.IntAuth`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.constants import ML_KEM, ExchangeType, InvalidSyntax, NotifyError
+from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
+from ipsecfast.ike.exchange.base import Exchange, raise_for_errors, require
+from ipsecfast.ike.exchange.ike_auth import IkeAuth
+from ipsecfast.ike.keymat import IkeKeys, derive_rekeyed_ike_keys
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import KePayload, Payload
+from ipsecfast.ike.states import IkeState
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+
+class IkeIntermediate(Exchange):
+    """The initiator's side: the first of `groups` now, the others after it, then IKE_AUTH."""
+
+    type = ExchangeType.IKE_INTERMEDIATE
+    states = frozenset({IkeState.CONNECTING})
+
+    def __init__(self, groups: Sequence[int], auth: IkeAuth) -> None:
+        self.child = auth.child
+        self._groups = groups
+        self._auth = auth
+        self._key_exchange: KeyExchange | None = None
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+        self._key_exchange = generate_key_exchange(self._groups[0], sa.context.random)
+        return (KePayload(self._key_exchange.group, self._key_exchange.public),)
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        assert self._key_exchange is not None
+        raise_for_errors(message)
+        ke = require(message, KePayload)
+        if ke.group != self._key_exchange.group:
+            raise InvalidSyntax(f"the peer answered method {self._key_exchange.group} with method {ke.group}")
+        sa.install_keys(sa.suite, updated_keys(sa, ke.group, self._key_exchange.shared_secret(ke.data)))
+        rest = self._groups[1:]
+        sa.proceed(IkeIntermediate(rest, self._auth) if rest else self._auth, now)
+
+    def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
+        """The responder gives its half-open IKE SA up by itself."""
+        sa.fail(now, f"the additional key exchange failed: {error}")
+
+    def abandoned(self, sa: IkeSa, now: float) -> None:
+        self._auth.abandoned(sa, now)
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side; no one is authenticated yet, and any error ends the IKE SA (s2.21.2)."""
+    if not sa.additional:
+        raise InvalidSyntax("an IKE_INTERMEDIATE exchange for which nothing was agreed")
+    group, ke = sa.additional[0], require(message, KePayload)
+    if ke.group != group:
+        raise InvalidSyntax(f"a value for method {ke.group} where it is method {group}'s turn")
+    public, shared = respond_key_exchange(group, ke.data, sa.context.random)
+    sa.additional = sa.additional[1:]
+    sa.change_keys_after_response(updated_keys(sa, group, shared))
+    return (KePayload(group, public),)
+
+
+def updated_keys(sa: IkeSa, group: int, shared: bytes) -> IkeKeys:
+    """RFC 9370 s2.2.2: SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr), and all keys from it."""
+    suite = sa.suite
+    sa.quantum_resistant |= group in ML_KEM
+    return derive_rekeyed_ike_keys(
+        suite.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *sa.nonces, sa.spi_i, sa.spi_r
+    )
