@@ -1,6 +1,8 @@
 /* The table of AEAD engines. A new engine is a file of its own and a line here. */
 #include "aead.h"
 
+#include <stdlib.h>
+
 extern const struct ipsf_aead_engine ipsf_aead_openssl;
 #ifdef IPSF_HAVE_IPSECMB
 extern const struct ipsf_aead_engine ipsf_aead_ipsecmb;
@@ -54,4 +56,30 @@ const char *ipsf_engine_choose(const char *name)
 	const struct ipsf_aead_engine *engine = ipsf_aead_find(name);
 
 	return engine ? engine->name : NULL;
+}
+
+int ipsf_aead_key_new(const struct ipsf_aead_engine *engine, const uint8_t *bytes, size_t length, struct ipsf_aead_key **out)
+{
+	const size_t size = (engine->key_size + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1);
+	struct ipsf_aead_key *key = aligned_alloc(IPSF_CACHE_LINE, size);
+	int error;
+
+	if (!key)
+		return IPSF_ENOMEM;
+	memset(key, 0, size);
+	error = engine->key_set(key, bytes, length);
+	if (error) {
+		ipsf_aead_key_free(engine, key);
+		return error;
+	}
+	*out = key;
+	return IPSF_OK;
+}
+
+void ipsf_aead_key_free(const struct ipsf_aead_engine *engine, struct ipsf_aead_key *key)
+{
+	if (!key)
+		return;
+	engine->key_clear(key);
+	free(key);
 }

@@ -2,8 +2,7 @@
  * One interface to AEAD for all engines; each is an entry of a table and a file of its own (aead_openssl.c,
  * aead_ipsecmb.c).
  *
- * A key is made once per SA and used by several workers at once: what an engine must write while it works it keeps per
- * worker (n_workers of them). ipsf_aead_key_free wipes all of it.
+ * An expanded key belongs to one thread: an engine may write into it while it works. Where it stands is the caller's (keycache.h).
  */
 #ifndef IPSF_AEAD_H
 #define IPSF_AEAD_H
@@ -32,13 +31,22 @@ struct ipsf_aead_op {
 struct ipsf_aead_engine {
 	const char *name;
 	bool (*available)(void); /* does this machine have what it needs */
-	/* key: AES key without salt. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
-	int (*key_new)(const uint8_t *key, size_t length, unsigned n_workers, struct ipsf_aead_key **out);
-	void (*key_free)(struct ipsf_aead_key *key);
+	size_t key_size;         /* bytes of an expanded key, aligned to a cache line, zeroed before the first key_set() */
+	/*
+	 * Expands an AES key, without salt, over what was there: nothing of that is left. May take memory the first time, and when the
+	 * length changes. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO; then only key_set() and key_clear() are allowed.
+	 */
+	int (*key_set)(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length);
+	void (*key_clear)(struct ipsf_aead_key *key); /* wipes; gives memory back; as before the first key_set() */
 	/* Work on n ops of one key; ok tells for each. Every return code of the library is checked. */
-	void (*seal)(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n);
-	void (*open)(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n);
+	void (*seal)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
+	void (*open)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
 };
+
+/* An expanded key alone. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
+IPSF_MUST_CHECK int ipsf_aead_key_new(const struct ipsf_aead_engine *engine, const uint8_t *bytes, size_t length,
+				      struct ipsf_aead_key **key);
+void ipsf_aead_key_free(const struct ipsf_aead_engine *engine, struct ipsf_aead_key *key);
 
 /* "auto" or NULL: the best that is available; NULL when there is none of that name. */
 const struct ipsf_aead_engine *ipsf_aead_find(const char *name);

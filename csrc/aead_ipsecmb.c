@@ -3,11 +3,10 @@
  *
  * The direct GCM calls take everything as arguments and return nothing: what can be wrong with them (a null pointer, a
  * length) is checked when the key is made, and can't become wrong later. The manager is read only after it is set up,
- * so all threads share one; the expanded key is shared too, what a call writes lies on its stack.
+ * so all threads share one; what a call writes lies on its stack.
  */
 #include <intel-ipsec-mb.h>
 #include <pthread.h>
-#include <stdlib.h>
 
 #include "aead.h"
 
@@ -41,64 +40,53 @@ static bool ipsecmb_available(void)
 	return manager != NULL;
 }
 
+/* A longer key's round keys would stand behind those of a shorter one. */
+static void choose(struct ipsf_aead_key *key, aes_gcm_enc_dec_t seal, aes_gcm_enc_dec_t open)
+{
+	if (key->seal != seal)
+		ipsf_wipe(key, sizeof *key);
+	key->seal = seal;
+	key->open = open;
+}
+
 static bool expand(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length)
 {
 	switch (length) {
 	case 16:
+		choose(key, manager->gcm128_enc, manager->gcm128_dec);
 		IMB_AES128_GCM_PRE(manager, bytes, &key->data);
-		key->seal = manager->gcm128_enc;
-		key->open = manager->gcm128_dec;
 		return true;
 	case 24:
+		choose(key, manager->gcm192_enc, manager->gcm192_dec);
 		IMB_AES192_GCM_PRE(manager, bytes, &key->data);
-		key->seal = manager->gcm192_enc;
-		key->open = manager->gcm192_dec;
 		return true;
 	case 32:
+		choose(key, manager->gcm256_enc, manager->gcm256_dec);
 		IMB_AES256_GCM_PRE(manager, bytes, &key->data);
-		key->seal = manager->gcm256_enc;
-		key->open = manager->gcm256_dec;
 		return true;
 	default:
 		return false;
 	}
 }
 
-static void ipsecmb_key_free(struct ipsf_aead_key *key)
+static void ipsecmb_key_clear(struct ipsf_aead_key *key)
 {
-	if (!key)
-		return;
 	ipsf_wipe(key, sizeof *key);
-	free(key);
 }
 
-static int ipsecmb_key_new(const uint8_t *bytes, size_t length, unsigned n_workers, struct ipsf_aead_key **out)
+static int ipsecmb_key_set(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length)
 {
-	size_t size = (sizeof(struct ipsf_aead_key) + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1);
-	struct ipsf_aead_key *key;
-
-	if (!n_workers || n_workers > IPSF_MAX_WORKERS || !ipsecmb_available())
-		return IPSF_EINVAL;
-	key = aligned_alloc(IPSF_CACHE_LINE, size);
-	if (!key)
-		return IPSF_ENOMEM;
-	if (!expand(key, bytes, length)) {
-		free(key);
-		return IPSF_EINVAL;
-	}
-	if (imb_get_errno(manager) != 0) {
-		ipsecmb_key_free(key);
+	if (!ipsecmb_available())
 		return IPSF_ECRYPTO;
-	}
-	*out = key;
-	return IPSF_OK;
+	if (!expand(key, bytes, length))
+		return IPSF_EINVAL;
+	return imb_get_errno(manager) == 0 ? IPSF_OK : IPSF_ECRYPTO;
 }
 
-static void ipsecmb_seal(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static void ipsecmb_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct gcm_context_data context;
 
-	(void)worker;
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_aead_op *op = &ops[i];
 
@@ -118,12 +106,11 @@ static bool same_icv(const uint8_t *a, const uint8_t *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
 
-static void ipsecmb_open(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static void ipsecmb_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct gcm_context_data context;
 	uint8_t icv[IPSF_ICV_SIZE];
 
-	(void)worker;
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_aead_op *op = &ops[i];
 
@@ -136,8 +123,9 @@ static void ipsecmb_open(struct ipsf_aead_key *key, unsigned worker, struct ipsf
 const struct ipsf_aead_engine ipsf_aead_ipsecmb = {
 	.name = "ipsec-mb",
 	.available = ipsecmb_available,
-	.key_new = ipsecmb_key_new,
-	.key_free = ipsecmb_key_free,
+	.key_size = sizeof(struct ipsf_aead_key),
+	.key_set = ipsecmb_key_set,
+	.key_clear = ipsecmb_key_clear,
 	.seal = ipsecmb_seal,
 	.open = ipsecmb_open,
 };

@@ -13,7 +13,8 @@
  *
  * The fixed-IV generators count numbers of their own: ours are reserved by several workers, so each packet brings its nonce.
  *
- * One context a worker, for both directions: init says which. The key is set once; contexts can't be shared between threads.
+ * One context for both directions: init says which. Another key of the same length takes the same context; its init overwrites
+ * everything that depends on the key. Contexts can't be shared between threads.
  */
 #include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
@@ -21,7 +22,6 @@
 #include <openssl/params.h>
 #include <openssl/provider.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <strings.h>
 
 #include "aead.h"
@@ -40,9 +40,8 @@ struct cipher {
 };
 
 struct ipsf_aead_key {
-	const struct cipher *cipher;
-	unsigned n_workers;
-	void *context[];
+	const struct cipher *cipher; /* NULL: there is no context */
+	void *context;
 };
 
 static struct cipher ciphers[] = {{.key = 16}, {.key = 24}, {.key = 32}};
@@ -107,15 +106,6 @@ static bool openssl_available(void)
 	return found_all;
 }
 
-static void openssl_key_free(struct ipsf_aead_key *key)
-{
-	if (!key)
-		return;
-	for (unsigned i = 0; i < key->n_workers; i++)
-		key->cipher->free_context(key->context[i]);
-	free(key);
-}
-
 static const struct cipher *cipher_of(size_t key_length)
 {
 	for (size_t i = 0; i < sizeof ciphers / sizeof ciphers[0]; i++)
@@ -124,42 +114,40 @@ static const struct cipher *cipher_of(size_t key_length)
 	return NULL;
 }
 
-static int make_contexts(struct ipsf_aead_key *key, const uint8_t *bytes)
+static void openssl_key_clear(struct ipsf_aead_key *key)
 {
-	static const uint8_t no_nonce[IPSF_NONCE_SIZE];
+	if (key->cipher)
+		key->cipher->free_context(key->context);
+	key->cipher = NULL;
+	key->context = NULL;
+}
 
-	for (unsigned i = 0; i < key->n_workers; i++) {
-		key->context[i] = key->cipher->new_context(key->cipher->provider);
-		if (!key->context[i])
-			return IPSF_ENOMEM;
-		if (key->cipher->begin_seal(key->context[i], bytes, key->cipher->key, no_nonce, sizeof no_nonce, NULL) != 1)
-			return IPSF_ECRYPTO;
-	}
+static int need_context(struct ipsf_aead_key *key, const struct cipher *cipher)
+{
+	if (key->cipher == cipher)
+		return IPSF_OK;
+	openssl_key_clear(key);
+	key->context = cipher->new_context(cipher->provider);
+	if (!key->context)
+		return IPSF_ENOMEM;
+	key->cipher = cipher;
 	return IPSF_OK;
 }
 
-static int openssl_key_new(const uint8_t *bytes, size_t length, unsigned n_workers, struct ipsf_aead_key **out)
+static int openssl_key_set(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length)
 {
+	static const uint8_t no_nonce[IPSF_NONCE_SIZE];
 	const struct cipher *cipher = cipher_of(length);
-	struct ipsf_aead_key *key;
 	int error;
 
-	if (!cipher || !n_workers || n_workers > IPSF_MAX_WORKERS)
+	if (!cipher)
 		return IPSF_EINVAL;
 	if (!openssl_available())
 		return IPSF_ECRYPTO;
-	key = calloc(1, sizeof *key + n_workers * sizeof key->context[0]);
-	if (!key)
-		return IPSF_ENOMEM;
-	key->cipher = cipher;
-	key->n_workers = n_workers;
-	error = make_contexts(key, bytes);
-	if (error) {
-		openssl_key_free(key);
+	error = need_context(key, cipher);
+	if (error)
 		return error;
-	}
-	*out = key;
-	return IPSF_OK;
+	return cipher->begin_seal(key->context, bytes, length, no_nonce, sizeof no_nonce, NULL) == 1 ? IPSF_OK : IPSF_ECRYPTO;
 }
 
 /* AAD and text; what is asked of a provider counts bytes of output even where it writes none. */
@@ -180,10 +168,10 @@ static inline bool finish(const struct cipher *cipher, void *context)
 	return cipher->work(context, nothing, &n, sizeof nothing, NULL, 0) == 1;
 }
 
-static void openssl_seal(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static void openssl_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	const struct cipher *cipher = key->cipher;
-	void *context = key->context[worker];
+	void *context = key->context;
 	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
 
 	for (unsigned i = 0; i < n; i++) {
@@ -193,10 +181,10 @@ static void openssl_seal(struct ipsf_aead_key *key, unsigned worker, struct ipsf
 	}
 }
 
-static void openssl_open(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static void openssl_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	const struct cipher *cipher = key->cipher;
-	void *context = key->context[worker];
+	void *context = key->context;
 	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
 
 	for (unsigned i = 0; i < n; i++) {
@@ -209,8 +197,9 @@ static void openssl_open(struct ipsf_aead_key *key, unsigned worker, struct ipsf
 const struct ipsf_aead_engine ipsf_aead_openssl = {
 	.name = "openssl",
 	.available = openssl_available,
-	.key_new = openssl_key_new,
-	.key_free = openssl_key_free,
+	.key_size = sizeof(struct ipsf_aead_key),
+	.key_set = openssl_key_set,
+	.key_clear = openssl_key_clear,
 	.seal = openssl_seal,
 	.open = openssl_open,
 };

@@ -16,6 +16,7 @@
 
 struct ipsf_dataplane {
 	const struct ipsf_aead_engine *engine;
+	struct ipsf_keycache *keys; /* expanded, a part for each worker */
 	struct ipsf_published published;
 	struct ipsf_epoch epoch;
 	struct ipsf_doorbell event_bell;
@@ -57,9 +58,11 @@ static void free_spd(void *spd)
 	ipsf_spd_free(spd);
 }
 
-static void retire_path(struct ipsf_dataplane *dp, const struct ipsf_path *path)
+/* The path that an SA began with is a part of it. */
+static void retire_path(struct ipsf_dataplane *dp, const struct ipsf_path *path, const struct ipsf_path *home)
 {
-	ipsf_epoch_retire(&dp->epoch, free, (void *)(uintptr_t)path);
+	if (path != home)
+		ipsf_epoch_retire(&dp->epoch, free, (void *)(uintptr_t)path);
 }
 
 /* ---- making and freeing ---- */
@@ -68,7 +71,9 @@ static int make_published(struct ipsf_dataplane *dp)
 {
 	struct ipsf_spd *spd;
 	struct ipsf_children *children;
-	int status = ipsf_spd_compile(NULL, 0, &spd);
+	int status = ipsf_keycache_new(dp->engine, IPSF_MAX_WORKERS, &dp->keys);
+	if (status == IPSF_OK)
+		status = ipsf_spd_compile(NULL, 0, &spd);
 	if (status != IPSF_OK)
 		return status;
 	atomic_store(&dp->published.spd, spd);
@@ -123,6 +128,7 @@ void ipsf_dataplane_free(struct ipsf_dataplane *dp)
 	ipsf_epoch_fini(&dp->epoch);
 	free_children(children_of(dp));
 	ipsf_sad_fini(&dp->published.sad);
+	ipsf_keycache_free(dp->keys);
 	ipsf_spd_free(atomic_load(&dp->published.spd));
 	ipsf_doorbell_fini(&dp->event_bell);
 	free(dp);
@@ -171,7 +177,13 @@ static int join_inbound(struct ipsf_dataplane *dp, struct ipsf_worker *worker)
 	return IPSF_OK;
 }
 
-/* Keys hold a context for each worker, and an SA's owner follows from their number: all workers come before the first SA. */
+/* What was made for a worker that failed to join is the next one's. */
+static int join_keys(struct ipsf_dataplane *dp)
+{
+	return dp->keys->n_workers > dp->n_workers ? IPSF_OK : ipsf_keycache_join(dp->keys);
+}
+
+/* An SA's owner follows from the number of workers, and each has its part of the keys: all workers come before the first SA. */
 int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struct ipsf_port *const *inner, size_t n_inner,
 			      struct ipsf_port *const *outer, size_t n_outer, unsigned directions, struct ipsf_worker **worker)
 {
@@ -182,7 +194,8 @@ int ipsf_dataplane_add_worker(struct ipsf_dataplane *dp, const char *name, struc
 	const int status = ipsf_worker_new(name, dp->n_workers, inner, n_inner, outer, n_outer, directions, worker);
 	if (status != IPSF_OK)
 		return status;
-	if (((*worker)->directions & IPSF_WORKER_INBOUND) && join_inbound(dp, *worker) != IPSF_OK) {
+	const bool inbound = (*worker)->directions & IPSF_WORKER_INBOUND;
+	if (join_keys(dp) != IPSF_OK || (inbound && join_inbound(dp, *worker) != IPSF_OK)) {
 		ipsf_worker_free(*worker);
 		return IPSF_ENOMEM;
 	}
@@ -256,7 +269,7 @@ static int install_inbound(struct ipsf_dataplane *dp, const struct ipsf_command 
 		return IPSF_EINVAL;
 	if (ipsf_sad_find(&dp->published.sad, command->sa->spi))
 		return IPSF_EEXIST;
-	int status = ipsf_sa_in_create(command->sa, dp->engine, dp->n_workers ? dp->n_workers : 1, &sa);
+	int status = ipsf_sa_in_share(command->sa, dp->keys, &sa);
 	if (status != IPSF_OK)
 		return status;
 	sa->owner = (uint8_t)(dp->n_inbound ? dp->inbound[ipsf_owner(sa->spi, dp->n_inbound)] : 0);
@@ -274,7 +287,7 @@ static int install_outbound(struct ipsf_dataplane *dp, const struct ipsf_command
 		return IPSF_EINVAL;
 	if (find_out(dp, command->sa->reqid, command->sa->spi))
 		return IPSF_EEXIST;
-	int status = ipsf_sa_out_create(command->sa, dp->engine, dp->n_workers ? dp->n_workers : 1, &sa);
+	int status = ipsf_sa_out_share(command->sa, dp->keys, &sa);
 	if (status != IPSF_OK)
 		return status;
 	status = need_child(dp, sa->reqid, &child);
@@ -353,8 +366,8 @@ static int move_peer(struct ipsf_dataplane *dp, const struct ipsf_command *comma
 		return IPSF_ENOMEM;
 	}
 	*paths[0] = *paths[1] = *command->path;
-	retire_path(dp, atomic_exchange(&out->path, paths[0]));
-	retire_path(dp, atomic_exchange(&in->path, paths[1]));
+	retire_path(dp, atomic_exchange(&out->path, paths[0]), out->home);
+	retire_path(dp, atomic_exchange(&in->path, paths[1]), &in->home);
 	return IPSF_OK;
 }
 

@@ -101,8 +101,8 @@ static inline bool in_range(struct ipsf_range4 range, const uint8_t *address)
 /* RFC 4301 s5.2 step 4: the inner packet must be one that the SA was negotiated for. */
 static inline bool allowed(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet)
 {
-	if (IPSF_LIKELY(sa->simple && packet->version == 4))
-		return in_range(sa->remote4, packet->data + 12) && in_range(sa->local4, packet->data + 16);
+	if (IPSF_LIKELY(sa->simple))
+		return packet->version == 4 && in_range(sa->remote4, packet->data + 12) && in_range(sa->local4, packet->data + 16);
 	return allowed_by_selectors(sa, packet);
 }
 
@@ -308,7 +308,7 @@ unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf
 	o.authentic = 0;
 	o.bytes = 0;
 	k = admit(sa, packets, sources, n, &o);
-	sa->engine->open(sa->key, worker, o.ops, k);
+	ipsf_key_open(&sa->key, worker, o.ops, k);
 	dropped = accept(sa, &o, k) || k < n;
 	if (o.newest)
 		notices = follow(sa, o.newest, moved);

@@ -173,7 +173,7 @@ static bool seal(struct ipsf_sa_out *sa, const struct ipsf_path *path, unsigned 
 		add_trailer(sa, packets[i]);
 		prepare(sa, packets[i], first + i, &ops[i]);
 	}
-	sa->engine->seal(sa->key, worker, ops, n);
+	ipsf_key_seal(&sa->key, worker, ops, n);
 	for (unsigned i = 0; i < n; i++)
 		ok &= ops[i].ok;
 	for (unsigned i = 0; i < n && IPSF_UNLIKELY(!ok); i++)

@@ -18,7 +18,7 @@ static_assert(IPSF_ESP_ALIGN - 1 + IPSF_ESP_TRAILER <= SAVED, "what the trailer 
 /* One super-packet on its way through one SA. */
 struct cut {
 	const struct ipsf_sa_out *sa;
-	unsigned worker;
+	struct ipsf_aead_key *key; /* NULL: the engine refused it */
 	uint32_t skip;       /* bytes of IP header that transport mode does not carry */
 	uint32_t stride;     /* bytes from one datagram to the next */
 	uint8_t next_header;
@@ -65,7 +65,8 @@ static uint32_t seal_segment(const struct cut *cut, unsigned i, uint32_t *datagr
 	ipsf_write32(esp + 4, (uint32_t)sequence);
 	ipsf_write64(esp + 8, sequence);
 	ipsf_esp_op(&op, cut->sa->spi, sequence, cut->sa->esn, cut->sa->salt, esp + IPSF_ESP_HEADER);
-	cut->sa->engine->seal(cut->sa->key, cut->worker, &op, 1);
+	if (IPSF_LIKELY(cut->key))
+		cut->sa->key.cache->engine->seal(cut->key, &op, 1);
 	memcpy(text + length, saved, SAVED);
 	*datagram = IPSF_ESP_TEXT + op.length + IPSF_ICV_SIZE;
 	return op.ok ? length : 0;
@@ -170,7 +171,7 @@ unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_p
 		return 0;
 	}
 	cut.sa = sa;
-	cut.worker = worker;
+	cut.key = ipsf_key_get(&sa->key, worker);
 	cut.skip = tunnel ? 0 : packet->transport;
 	cut.stride = datagram_size(cut.gso.header - cut.skip + cut.gso.size);
 	cut.next_header = tunnel ? packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6 : packet->protocol;

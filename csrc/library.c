@@ -269,7 +269,7 @@ static int raw(const char *name, bool sealing, const uint8_t *key, size_t key_le
 		return IPSF_ENOENT;
 	if (!n || length > INT32_MAX || stride < length + IPSF_ICV_SIZE)
 		return IPSF_EINVAL;
-	error = engine->key_new(key, key_length, 1, &expanded);
+	error = ipsf_aead_key_new(engine, key, key_length, &expanded);
 	if (error)
 		return error;
 	for (size_t round = 0; round < rounds; round++) {
@@ -277,10 +277,10 @@ static int raw(const char *name, bool sealing, const uint8_t *key, size_t key_le
 			unsigned step = n - first < IPSF_BATCH_MAX ? (unsigned)(n - first) : IPSF_BATCH_MAX;
 
 			raw_step(ops, data + first * stride, length, stride, step, &iv);
-			(sealing ? engine->seal : engine->open)(expanded, 0, ops, step);
+			(sealing ? engine->seal : engine->open)(expanded, ops, step);
 		}
 	}
-	engine->key_free(expanded);
+	ipsf_aead_key_free(engine, expanded);
 	return IPSF_OK;
 }
 

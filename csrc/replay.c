@@ -4,35 +4,65 @@
 
 static uint32_t ring_words(uint32_t size)
 {
-	uint32_t needed = size / 64 + 2, words = 1;
+	uint32_t words = 1;
 
-	while (words < needed)
+	while (words * 64 < size)
 		words *= 2;
 	return words;
 }
 
-int ipsf_replay_create(uint32_t size, bool esn, uint64_t top, struct ipsf_replay **replay)
+size_t ipsf_replay_bytes(uint32_t size)
 {
-	uint32_t words = ring_words(size);
-	struct ipsf_replay *r;
+	return sizeof(struct ipsf_replay) + ring_words(size) * sizeof(uint64_t);
+}
 
+int ipsf_replay_init(struct ipsf_replay *r, uint32_t size, bool esn, uint64_t top)
+{
 	if (size && (size < IPSF_REPLAY_MIN || size > IPSF_REPLAY_MAX))
 		return IPSF_EINVAL;
 	if (!esn && top > UINT32_MAX)
 		return IPSF_EINVAL;
-	r = calloc(1, sizeof *r + words * sizeof r->words[0]);
-	if (!r)
-		return IPSF_ENOMEM;
 	r->top = top;
 	r->size = size;
-	r->word_mask = words - 1;
+	r->word_mask = ring_words(size) - 1;
 	r->esn = esn;
-	if (top) { /* what was before a take-over can't be told apart: all of it counts as seen */
-		memset(r->words, 0xff, words * sizeof r->words[0]);
-		r->words[(top >> 6) & r->word_mask] = UINT64_MAX >> (63 - (top & 63));
-	}
-	*replay = r;
+	if (top) /* what was before a take-over can't be told apart: all of it counts as seen */
+		memset(r->words, 0xff, ring_words(size) * sizeof r->words[0]);
 	return IPSF_OK;
+}
+
+int ipsf_replay_create(uint32_t size, bool esn, uint64_t top, struct ipsf_replay **replay)
+{
+	struct ipsf_replay *r = size <= IPSF_REPLAY_MAX ? calloc(1, ipsf_replay_bytes(size)) : NULL;
+	int error;
+
+	if (!r)
+		return size <= IPSF_REPLAY_MAX ? IPSF_ENOMEM : IPSF_EINVAL;
+	error = ipsf_replay_init(r, size, esn, top);
+	if (error)
+		free(r);
+	else
+		*replay = r;
+	return error;
+}
+
+/* The bits from first on in its word, n at most; how many. */
+static uint64_t forget_in_word(struct ipsf_replay *replay, uint64_t first, uint64_t n)
+{
+	const uint64_t left = 64 - (first & 63), some = n < left ? n : left;
+
+	replay->words[(first >> 6) & replay->word_mask] &= ~(UINT64_MAX >> (64 - some) << (first & 63));
+	return some;
+}
+
+void ipsf_window_forget(struct ipsf_replay *replay, uint64_t first, uint64_t n)
+{
+	const uint64_t bits = ((uint64_t)replay->word_mask + 1) * 64;
+
+	if (n > bits)
+		n = bits;
+	for (uint64_t done = 0; done < n;)
+		done += forget_in_word(replay, first + done, n - done);
 }
 
 int ipsf_replay_new(uint32_t size, int esn, struct ipsf_replay **replay)

@@ -1,5 +1,6 @@
 /*
- * The anti-replay window (RFC 4303 s3.4.3, app. A; the ring of words of RFC 6479). One thread owns a window.
+ * The anti-replay window (RFC 4303 s3.4.3, app. A; the ring of words of RFC 6479, which clears whole words and so needs one more than
+ * the size; this one clears to the bit, and 2,048 numbers take 256 bytes). One thread owns a window.
  *
  * Order of use: reconstruct() the 64-bit number, check() before the ICV is verified, update() after it.
  */
@@ -15,13 +16,17 @@
 struct ipsf_replay {
 	uint64_t top;        /* the highest number accepted */
 	uint32_t size;       /* numbers that the window remembers; 0: anti-replay is off */
-	uint32_t word_mask;  /* words in the ring, a power of two, less one; one word more than the size needs */
+	uint32_t word_mask;  /* words in the ring, a power of two, less one: as many bits as the size, or more */
 	bool esn;
 	uint64_t words[];
 };
 
 /* size 0 or 64 to 65,536, else IPSF_EINVAL; IPSF_ENOMEM. top: the highest number that counts as accepted already. */
 IPSF_MUST_CHECK int ipsf_replay_create(uint32_t size, bool esn, uint64_t top, struct ipsf_replay **replay);
+
+/* The same in place: ipsf_replay_bytes(size) of them, zeroed, aligned to 8. IPSF_EINVAL. */
+size_t ipsf_replay_bytes(uint32_t size);
+IPSF_MUST_CHECK int ipsf_replay_init(struct ipsf_replay *replay, uint32_t size, bool esn, uint64_t top);
 
 /* What ipsf_replay_reconstruct(), _check() and _update() do, in line for every packet. */
 
@@ -58,15 +63,16 @@ static inline bool ipsf_window_check(const struct ipsf_replay *replay, uint64_t 
 	return replay->top - sequence < replay->size && !ipsf_window_seen(replay, sequence);
 }
 
-/* RFC 6479: words that the window moves into are cleared, whole words only. */
+/* Forgets what the ring says of n > 0 numbers from first on: what stands there is of numbers that leave the window. */
+void ipsf_window_forget(struct ipsf_replay *replay, uint64_t first, uint64_t n);
+
+/* The numbers between the old top and the new one were not seen; the bit of the new one is about to be set. */
 static inline void ipsf_window_advance(struct ipsf_replay *replay, uint64_t sequence)
 {
-	uint64_t from = replay->top >> 6, words = (sequence >> 6) - from;
+	const uint64_t skipped = sequence - replay->top - 1;
 
-	if (words > (uint64_t)replay->word_mask + 1)
-		words = (uint64_t)replay->word_mask + 1;
-	for (uint64_t i = 1; i <= words; i++)
-		replay->words[((sequence >> 6) - words + i) & replay->word_mask] = 0;
+	if (IPSF_UNLIKELY(skipped))
+		ipsf_window_forget(replay, replay->top + 1, skipped);
 	__atomic_store_n(&replay->top, sequence, __ATOMIC_RELAXED);
 }
 

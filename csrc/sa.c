@@ -1,13 +1,11 @@
 #include "sa.h"
 
+#include <stdalign.h>
 #include <stdlib.h>
 
 #include "algorithm.h"
 
-static_assert(offsetof(struct ipsf_sa_out, sequence) % IPSF_CACHE_LINE == 0, "the written line stands apart");
-static_assert(offsetof(struct ipsf_sa_out, next) % IPSF_CACHE_LINE == 0, "the cold part stands apart");
-static_assert(offsetof(struct ipsf_sa_in, replay) % IPSF_CACHE_LINE == 0, "the written line stands apart");
-static_assert(offsetof(struct ipsf_sa_in, next) % IPSF_CACHE_LINE == 0, "the cold part stands apart");
+static_assert(offsetof(struct ipsf_sa_out, sequence) == 2 * IPSF_CACHE_LINE, "the written line stands apart");
 
 enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap)
 {
@@ -80,21 +78,19 @@ static bool valid(const struct ipsf_sa_params *params)
 	       (params->esn || params->initial_sequence <= UINT32_MAX);
 }
 
-static struct ipsf_path *path_copy(const struct ipsf_path *path)
+static size_t key_bytes(const struct ipsf_sa_params *params)
 {
-	struct ipsf_path *copy = malloc(sizeof *copy);
-
-	if (copy)
-		*copy = *path;
-	return copy;
+	return ipsf_algorithm_find(params->encryption, params->key_length)->key;
 }
 
-static void *line_alloc(size_t size)
+/* Where an SA's key is expanded: in the cache, or without one in its own. */
+static int take_key(struct ipsf_key *key, const struct ipsf_sa_params *params, struct ipsf_keycache *keys,
+		    const struct ipsf_aead_engine *engine, unsigned n_workers)
 {
-	size_t rounded = (size + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1);
-	void *p = aligned_alloc(IPSF_CACHE_LINE, rounded);
-
-	return p ? memset(p, 0, rounded) : NULL;
+	if (!keys)
+		return ipsf_key_init_own(key, engine, n_workers, params->key, key_bytes(params));
+	ipsf_key_init(key, keys, params->key, key_bytes(params));
+	return IPSF_OK;
 }
 
 static void out_fill(struct ipsf_sa_out *sa, const struct ipsf_sa_params *params)
@@ -117,62 +113,78 @@ static void out_fill(struct ipsf_sa_out *sa, const struct ipsf_sa_params *params
 	atomic_init(&sa->sequence, params->initial_sequence);
 }
 
-static int make_key(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine, unsigned n_workers,
-		    struct ipsf_aead_key **key)
+/*
+ * What every worker writes must not share a line with what all read. Not aligned_alloc(): glibc's leaves gaps of 100 bytes between
+ * equal SAs, and 48 suffice.
+ */
+static struct ipsf_sa_out *out_alloc(void)
 {
-	const struct ipsf_algorithm *algorithm = ipsf_algorithm_find(params->encryption, params->key_length);
+	const size_t size = offsetof(struct ipsf_sa_out, home) + sizeof(struct ipsf_path);
+	void *memory = calloc(1, size + IPSF_CACHE_LINE - alignof(max_align_t));
+	struct ipsf_sa_out *sa = (void *)(((uintptr_t)memory + IPSF_CACHE_LINE - 1) & ~(uintptr_t)(IPSF_CACHE_LINE - 1));
 
-	return engine->key_new(params->key, algorithm->key, n_workers, key);
+	if (!memory)
+		return NULL;
+	sa->memory = memory;
+	return sa;
 }
 
-int ipsf_sa_out_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine, unsigned n_workers,
-		       struct ipsf_sa_out **out)
+static int out_make(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, const struct ipsf_aead_engine *engine,
+		    unsigned n_workers, struct ipsf_sa_out **out)
 {
 	struct ipsf_sa_out *sa;
 	int error;
 
 	if (!valid(params))
 		return IPSF_EINVAL;
-	sa = line_alloc(sizeof *sa);
+	sa = out_alloc();
 	if (!sa)
 		return IPSF_ENOMEM;
-	sa->engine = engine;
 	out_fill(sa, params);
-	error = make_key(params, engine, n_workers, &sa->key);
-	if (!error) {
-		atomic_init(&sa->path, path_copy(&params->path));
-		error = atomic_load(&sa->path) ? IPSF_OK : IPSF_ENOMEM;
-	}
-	if (error) {
+	sa->home[0] = params->path;
+	atomic_init(&sa->path, sa->home);
+	error = take_key(&sa->key, params, keys, engine, n_workers);
+	if (error)
 		ipsf_sa_out_free(sa);
-		return error;
-	}
-	*out = sa;
-	return IPSF_OK;
+	else
+		*out = sa;
+	return error;
+}
+
+int ipsf_sa_out_share(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, struct ipsf_sa_out **sa)
+{
+	return out_make(params, keys, NULL, 0, sa);
+}
+
+int ipsf_sa_out_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine, unsigned n_workers,
+		       struct ipsf_sa_out **sa)
+{
+	return out_make(params, NULL, engine, n_workers, sa);
+}
+
+/* The path of the beginning is a part of the SA, one that MOVE_PEER gave is not. */
+static void free_path(const struct ipsf_path *path, const struct ipsf_path *home)
+{
+	if (path != home)
+		free((void *)(uintptr_t)path);
 }
 
 void ipsf_sa_out_free(struct ipsf_sa_out *sa)
 {
+	void *memory = sa ? sa->memory : NULL;
+
 	if (!sa)
 		return;
-	if (sa->key)
-		sa->engine->key_free(sa->key);
-	free((void *)(uintptr_t)atomic_load(&sa->path));
+	ipsf_key_fini(&sa->key);
+	free_path(atomic_load(&sa->path), sa->home);
 	free(atomic_load(&sa->drops));
-	ipsf_wipe(sa, sizeof *sa);
-	free(sa);
+	ipsf_wipe(sa, sizeof *sa); /* the salt */
+	free(memory);
 }
 
 uint64_t ipsf_sa_out_sequence(const struct ipsf_sa_out *sa)
 {
 	return atomic_load_explicit(&sa->sequence, memory_order_relaxed);
-}
-
-static struct ipsf_selector *selectors_copy(const struct ipsf_selector *selectors, uint32_t n)
-{
-	struct ipsf_selector *copy = malloc(n * sizeof *copy);
-
-	return copy ? memcpy(copy, selectors, n * sizeof *copy) : NULL;
 }
 
 static void in_fill(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
@@ -189,9 +201,8 @@ static void in_fill(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
 	sa->hard_bytes = params->hard_bytes;
 	sa->soft_packets = params->soft_packets;
 	sa->hard_packets = params->hard_packets;
-	sa->n_local = (uint16_t)params->n_local_ts;
-	sa->n_remote = (uint16_t)params->n_remote_ts;
-	sa->reported = params->path;
+	sa->home = sa->reported = params->path;
+	atomic_init(&sa->path, &sa->home);
 }
 
 static bool simple_selector(const struct ipsf_selector *s, uint32_t n)
@@ -207,64 +218,77 @@ static struct ipsf_range4 range4(const struct ipsf_selector *s)
 }
 
 /* Most SAs protect what one pair of networks says to each other: that is asked without a walk through the selectors. */
-static void in_simplify(struct ipsf_sa_in *sa)
+static bool is_simple(const struct ipsf_sa_params *params)
 {
-	sa->simple = simple_selector(sa->local_ts, sa->n_local) && simple_selector(sa->remote_ts, sa->n_remote);
-	if (!sa->simple)
+	return simple_selector(params->local_ts, params->n_local_ts) && simple_selector(params->remote_ts, params->n_remote_ts);
+}
+
+static size_t in_size(const struct ipsf_sa_params *params)
+{
+	const size_t selectors = is_simple(params) ? 0 : (size_t)params->n_local_ts + params->n_remote_ts;
+
+	return sizeof(struct ipsf_sa_in) + ipsf_replay_bytes(params->replay_window) + selectors * sizeof(struct ipsf_selector);
+}
+
+static void in_selectors(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
+{
+	struct ipsf_selector *to = (void *)((uint8_t *)sa->tail + ipsf_replay_bytes(params->replay_window));
+
+	sa->simple = is_simple(params);
+	if (sa->simple) {
+		sa->local4 = range4(params->local_ts);
+		sa->remote4 = range4(params->remote_ts);
 		return;
-	sa->local4 = range4(sa->local_ts);
-	sa->remote4 = range4(sa->remote_ts);
+	}
+	sa->n_local = (uint16_t)params->n_local_ts;
+	sa->n_remote = (uint16_t)params->n_remote_ts;
+	sa->local_ts = memcpy(to, params->local_ts, sa->n_local * sizeof *to);
+	sa->remote_ts = memcpy(to + sa->n_local, params->remote_ts, sa->n_remote * sizeof *to);
 }
 
-static int in_parts(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params, unsigned n_workers)
-{
-	int error = ipsf_replay_create(params->replay_window, params->esn, params->initial_sequence, &sa->replay);
-
-	if (error)
-		return error;
-	atomic_init(&sa->path, path_copy(&params->path));
-	sa->local_ts = selectors_copy(params->local_ts, params->n_local_ts);
-	sa->remote_ts = selectors_copy(params->remote_ts, params->n_remote_ts);
-	if (!atomic_load(&sa->path) || !sa->local_ts || !sa->remote_ts)
-		return IPSF_ENOMEM;
-	in_simplify(sa);
-	return make_key(params, sa->engine, n_workers, &sa->key);
-}
-
-int ipsf_sa_in_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine, unsigned n_workers,
-		      struct ipsf_sa_in **out)
+static int in_make(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, const struct ipsf_aead_engine *engine,
+		   unsigned n_workers, struct ipsf_sa_in **out)
 {
 	struct ipsf_sa_in *sa;
 	int error;
 
-	if (!valid(params) || !valid_selectors(params->local_ts, params->n_local_ts) ||
+	if (!valid(params) || params->replay_window > IPSF_REPLAY_MAX || !valid_selectors(params->local_ts, params->n_local_ts) ||
 	    !valid_selectors(params->remote_ts, params->n_remote_ts))
 		return IPSF_EINVAL;
-	sa = line_alloc(sizeof *sa);
+	sa = calloc(1, in_size(params));
 	if (!sa)
 		return IPSF_ENOMEM;
-	sa->engine = engine;
 	in_fill(sa, params);
-	error = in_parts(sa, params, n_workers);
-	if (error) {
+	in_selectors(sa, params);
+	sa->replay = (void *)sa->tail;
+	error = ipsf_replay_init(sa->replay, params->replay_window, params->esn, params->initial_sequence);
+	if (!error)
+		error = take_key(&sa->key, params, keys, engine, n_workers);
+	if (error)
 		ipsf_sa_in_free(sa);
-		return error;
-	}
-	*out = sa;
-	return IPSF_OK;
+	else
+		*out = sa;
+	return error;
+}
+
+int ipsf_sa_in_share(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, struct ipsf_sa_in **sa)
+{
+	return in_make(params, keys, NULL, 0, sa);
+}
+
+int ipsf_sa_in_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine, unsigned n_workers,
+		      struct ipsf_sa_in **sa)
+{
+	return in_make(params, NULL, engine, n_workers, sa);
 }
 
 void ipsf_sa_in_free(struct ipsf_sa_in *sa)
 {
 	if (!sa)
 		return;
-	if (sa->key)
-		sa->engine->key_free(sa->key);
-	ipsf_replay_free(sa->replay);
-	free((void *)(uintptr_t)atomic_load(&sa->path));
+	ipsf_key_fini(&sa->key);
+	free_path(atomic_load(&sa->path), &sa->home);
 	free(atomic_load(&sa->drops));
-	free((void *)(uintptr_t)sa->local_ts);
-	free((void *)(uintptr_t)sa->remote_ts);
 	ipsf_wipe(sa, sizeof *sa);
 	free(sa);
 }

@@ -1,15 +1,17 @@
 /*
  * Security associations: outbound and inbound are distinct types, so that one can't stand where the other belongs.
  *
- * Each has an immutable line (read by every packet), a mutable line (written by every packet) and a cold part, on cache
- * lines of their own. The control thread makes and frees them; a worker may use one between two of its epoch ticks.
+ * Each is one allocation: what is immutable (read by every packet), what every packet writes, and what is cold; of an outbound SA, which
+ * all workers write, on cache lines of their own. With a window of 2,048 packets and one pair of IPv4 networks an inbound SA takes
+ * 552 bytes, an outbound one 262; what the engine makes of the key stands elsewhere (keycache.h). The control thread makes and
+ * frees them; a worker may use one between two of its epoch ticks.
  */
 #ifndef IPSF_SA_H
 #define IPSF_SA_H
 
 #include <stdatomic.h>
 
-#include "aead.h"
+#include "keycache.h"
 #include "packet.h"
 #include "replay.h"
 
@@ -28,9 +30,8 @@ struct ipsf_sa_drops {
 
 struct ipsf_sa_out {
 	/* immutable */
-	const struct ipsf_aead_engine *engine;
-	struct ipsf_aead_key *key;
-	_Atomic(const struct ipsf_path *) path; /* replaced by MOVE_PEER; the old one is freed after an epoch */
+	struct ipsf_key key;
+	_Atomic(const struct ipsf_path *) path; /* home, until MOVE_PEER replaces it; what replaced it is freed after an epoch */
 	uint32_t spi, reqid;
 	uint8_t salt[4];
 	uint8_t mode, carrier, esn, udp_encap;
@@ -42,8 +43,10 @@ struct ipsf_sa_out {
 	_Atomic uint64_t bytes;                 /* that ESP protected, its padding apart; packets are the sequence */
 	_Atomic uint32_t told;                  /* enum ipsf_notice already raised */
 	/* cold */
-	struct ipsf_sa_out *next __attribute__((aligned(IPSF_CACHE_LINE)));
+	struct ipsf_sa_out *next;
 	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
+	void *memory;                           /* in which the SA begins with a line */
+	struct ipsf_path home[];                /* one: the path of the beginning */
 };
 
 /* Addresses from first to first + span, host order. */
@@ -53,30 +56,35 @@ struct ipsf_range4 {
 
 struct ipsf_sa_in {
 	/* immutable */
-	const struct ipsf_aead_engine *engine;
-	struct ipsf_aead_key *key;
-	_Atomic(const struct ipsf_path *) path;
-	uint32_t spi, reqid;
+	struct ipsf_key key;
+	_Atomic(const struct ipsf_path *) path; /* as of an outbound SA */
+	uint32_t spi;
 	uint8_t salt[4];
 	uint8_t mode, udp_encap, esn;
 	uint8_t copy_ecn, copy_dscp;
 	uint8_t owner;                          /* the worker that opens its packets: the window has one writer */
-	bool simple;                            /* one selector a side, IPv4, any protocol and port: what the ranges say is all */
+	bool simple;                            /* one selector a side, IPv4, any protocol and port: the ranges are all of it */
 	struct ipsf_range4 remote4, local4;
-	uint16_t n_local, n_remote;
-	const struct ipsf_selector *local_ts, *remote_ts;
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
 	/* mutable: written by the one worker that owns the window */
-	struct ipsf_replay *replay __attribute__((aligned(IPSF_CACHE_LINE)));
+	struct ipsf_replay *replay;             /* in tail */
 	_Atomic uint64_t packets, bytes;        /* one writer; atomic only for the reader of statistics */
 	uint32_t told;
 	/* cold */
-	_Atomic(struct ipsf_sa_in *) next __attribute__((aligned(IPSF_CACHE_LINE))); /* of the SAD slot */
-	struct ipsf_path reported;              /* the path last told by PEER_MOVED; the owner writes */
+	uint32_t reqid;
+	_Atomic(struct ipsf_sa_in *) next;      /* of the SAD slot */
 	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
+	const struct ipsf_selector *local_ts, *remote_ts; /* in tail, behind the window; none of them for a simple SA */
+	uint16_t n_local, n_remote;
+	struct ipsf_path home;                  /* the path of the beginning */
+	struct ipsf_path reported;              /* the path last told by PEER_MOVED; the owner writes */
+	uint64_t tail[];
 };
 
-/* As ipsf_sa_out_new and ipsf_sa_in_new, for n_workers. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
+/* An SA whose key is expanded where the others' are, in keys, which outlives it. IPSF_EINVAL, IPSF_ENOMEM. */
+IPSF_MUST_CHECK int ipsf_sa_out_share(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, struct ipsf_sa_out **sa);
+IPSF_MUST_CHECK int ipsf_sa_in_share(const struct ipsf_sa_params *params, struct ipsf_keycache *keys, struct ipsf_sa_in **sa);
+/* As ipsf_sa_out_new and ipsf_sa_in_new, for n_workers: the expanded key is the SA's own. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */
 IPSF_MUST_CHECK int ipsf_sa_out_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine,
 				       unsigned n_workers, struct ipsf_sa_out **sa);
 IPSF_MUST_CHECK int ipsf_sa_in_create(const struct ipsf_sa_params *params, const struct ipsf_aead_engine *engine,

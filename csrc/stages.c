@@ -38,6 +38,7 @@ struct ipsf_stage_bench {
 	struct frame *frames;
 	size_t n_frames, next;          /* the next batch begins with this frame */
 	struct ipsf_sa_out **out;       /* one a child */
+	struct ipsf_keycache *keys;     /* of the SAs, as a worker has */
 	struct ipsf_aead_key *key;
 	const struct ipsf_aead_engine *engine;
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
@@ -140,11 +141,11 @@ static int make_child(struct ipsf_stage_bench *b, struct ipsf_sa_params *params)
 	if (ipsf_child_new(params->reqid, &child) != IPSF_OK)
 		return IPSF_ENOMEM;
 	ipsf_children_insert(atomic_load(&b->published.children), child);
-	int status = ipsf_sa_out_create(params, b->engine, 1, &b->out[params->reqid - 1]);
+	int status = ipsf_sa_out_share(params, b->keys, &b->out[params->reqid - 1]);
 	if (status != IPSF_OK)
 		return status;
 	atomic_store(&child->active, b->out[params->reqid - 1]);
-	status = ipsf_sa_in_create(params, b->engine, 1, &in);
+	status = ipsf_sa_in_share(params, b->keys, &in);
 	if (status != IPSF_OK)
 		return status;
 	status = ipsf_sad_insert(&b->published.sad, in);
@@ -200,7 +201,11 @@ static int make(struct ipsf_stage_bench *b)
 	b->pipeline.published = &b->published;
 	if (!b->engine)
 		return IPSF_ENOENT;
-	int status = b->engine->key_new(b->setup.key, b->setup.key_length, 1, &b->key);
+	int status = ipsf_aead_key_new(b->engine, b->setup.key, b->setup.key_length, &b->key);
+	if (status == IPSF_OK)
+		status = ipsf_keycache_new(b->engine, 1, &b->keys);
+	if (status == IPSF_OK)
+		status = ipsf_keycache_join(b->keys);
 	if (status == IPSF_OK)
 		status = ipsf_flow_cache_new(FLOW_SETS_LOG2, (uint64_t)(uintptr_t)b, &b->pipeline.flows);
 	if (status == IPSF_OK)
@@ -246,12 +251,13 @@ void ipsf_stage_bench_free(struct ipsf_stage_bench *b)
 	free(b->out);
 	free(children);
 	ipsf_sad_fini(&b->published.sad);
+	ipsf_keycache_free(b->keys);
 	ipsf_spd_free(atomic_load(&b->published.spd));
 	ipsf_replay_free(b->replay);
 	ipsf_ring_free(b->pipeline.events);
 	ipsf_flow_cache_free(b->pipeline.flows);
 	if (b->key)
-		b->engine->key_free(b->key);
+		ipsf_aead_key_free(b->engine, b->key);
 	ipsf_hold_fini(&b->pipeline.hold);
 	ipsf_pool_free(b->pool);
 	free(b->frames);
@@ -391,10 +397,10 @@ static void raw_there_and_back(struct ipsf_stage_bench *b)
 {
 	prepare_raw(b);
 	uint64_t began = ipsf_ticks();
-	b->engine->seal(b->key, 0, b->ops, b->setup.batch);
+	b->engine->seal(b->key, b->ops, b->setup.batch);
 	spend(b, IPSF_STAGE_RAW_SEAL, began);
 	began = ipsf_ticks();
-	b->engine->open(b->key, 0, b->ops, b->setup.batch);
+	b->engine->open(b->key, b->ops, b->setup.batch);
 	spend(b, IPSF_STAGE_RAW_OPEN, began);
 	for (uint32_t i = 0; i < b->setup.batch; i++)
 		b->dropped += !b->ops[i].ok;

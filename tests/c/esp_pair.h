@@ -189,7 +189,7 @@ static inline void slot_forge(const struct pair *pair, struct slot *slot, const 
 	op.source = op.destination = esp + IPSF_ESP_TEXT;
 	op.length = (uint32_t)length;
 	op.icv = esp + IPSF_ESP_TEXT + length;
-	pair->out->engine->seal(pair->out->key, 0, &op, 1);
+	ipsf_key_seal(&pair->out->key, 0, &op, 1);
 	CHECK(op.ok);
 	slot->packet.data = esp;
 	slot->packet.length = (uint32_t)(length + IPSF_ESP_TEXT + IPSF_ICV_SIZE);

@@ -2,8 +2,8 @@
  * Every engine against published vectors, then against each other: all key sizes, lengths from 0 on, in place and from one buffer
  * to another; every bit that is changed is noticed.
  */
-#include "aead.h"
 #include "check.h"
+#include "keycache.h"
 
 struct vector {
 	const char *source, *key, *nonce, *aad, *plain, *sealed, *icv;
@@ -57,21 +57,21 @@ static void run_vector(const struct ipsf_aead_engine *engine, const struct vecto
 	struct ipsf_aead_key *key;
 	struct ipsf_aead_op op = {.source = text, .destination = sealed, .icv = icv};
 
-	CHECK(engine->key_new(bytes, unhex(v->key, bytes), 1, &key) == IPSF_OK);
+	CHECK(ipsf_aead_key_new(engine, bytes, unhex(v->key, bytes), &key) == IPSF_OK);
 	op.length = (uint32_t)unhex(v->plain, text);
 	op.aad_length = (uint8_t)unhex(v->aad, op.aad);
 	unhex(v->nonce, op.nonce);
 	unhex(v->icv, expected_icv);
-	engine->seal(key, 0, &op, 1);
+	engine->seal(key, &op, 1);
 	CHECK(op.ok == 1 && !memcmp(icv, expected_icv, 16));
 	CHECK(unhex(v->sealed, text) == op.length && !memcmp(sealed, text, op.length));
 	op.source = sealed;
 	op.destination = opened;
 	op.ok = 0;
-	engine->open(key, 0, &op, 1);
+	engine->open(key, &op, 1);
 	unhex(v->plain, text);
 	CHECK(op.ok == 1 && !memcmp(opened, text, op.length));
-	engine->key_free(key);
+	ipsf_aead_key_free(engine, key);
 }
 
 /* Nonce, AAD and text of op i from a seed: the same for every engine. */
@@ -105,29 +105,29 @@ static void cross(const struct ipsf_aead_engine *a, const struct ipsf_aead_engin
 
 	for (size_t i = 0; i < key_length; i++)
 		bytes[i] = (uint8_t)test_random(&seed);
-	CHECK(a->key_new(bytes, key_length, 1, &ka) == IPSF_OK && b->key_new(bytes, key_length, 1, &kb) == IPSF_OK);
+	CHECK(ipsf_aead_key_new(a, bytes, key_length, &ka) == IPSF_OK && ipsf_aead_key_new(b, bytes, key_length, &kb) == IPSF_OK);
 	for (unsigned i = 0; i < 700; i++) {
 		random_op(&op, in_place, length_of(i), &seed);
 		memcpy(plain, in_place, op.length);
 		op.icv = in_place + op.length;
-		a->seal(ka, 0, &op, 1);
+		a->seal(ka, &op, 1);
 		CHECK(op.ok == 1);
 		op.source = plain;
 		op.destination = apart;
 		op.icv = icv;
-		b->seal(kb, 0, &op, 1);
+		b->seal(kb, &op, 1);
 		CHECK(op.ok == 1 && !memcmp(icv, in_place + op.length, 16) && !memcmp(apart, in_place, op.length));
 		op.source = op.destination = apart;
 		op.ok = 0;
-		a->open(ka, 0, &op, 1);
+		a->open(ka, &op, 1);
 		CHECK(op.ok == 1 && !memcmp(apart, plain, op.length));
 		op.source = in_place;
 		op.ok = 0;
-		b->open(kb, 0, &op, 1);
+		b->open(kb, &op, 1);
 		CHECK(op.ok == 1 && !memcmp(apart, plain, op.length));
 	}
-	a->key_free(ka);
-	b->key_free(kb);
+	ipsf_aead_key_free(a, ka);
+	ipsf_aead_key_free(b, kb);
 }
 
 static void open_changed(const struct ipsf_aead_engine *engine, struct ipsf_aead_key *key, const struct ipsf_aead_op *good,
@@ -142,7 +142,7 @@ static void open_changed(const struct ipsf_aead_engine *engine, struct ipsf_aead
 	op.destination = out;
 	op.ok = 1;
 	*at ^= (uint8_t)(1u << bit);
-	engine->open(key, 0, &op, 1);
+	engine->open(key, &op, 1);
 	CHECK(op.ok == 0);
 	*at ^= (uint8_t)(1u << bit);
 }
@@ -155,12 +155,12 @@ static void every_bit_counts(const struct ipsf_aead_engine *engine)
 	struct ipsf_aead_key *key, *other;
 	struct ipsf_aead_op op = {0};
 
-	CHECK(engine->key_new(key_bytes, 16, 1, &key) == IPSF_OK);
+	CHECK(ipsf_aead_key_new(engine, key_bytes, 16, &key) == IPSF_OK);
 	key_bytes[15] ^= 1;
-	CHECK(engine->key_new(key_bytes, 16, 1, &other) == IPSF_OK);
+	CHECK(ipsf_aead_key_new(engine, key_bytes, 16, &other) == IPSF_OK);
 	random_op(&op, text, 33, &seed);
 	op.icv = text + 33;
-	engine->seal(key, 0, &op, 1);
+	engine->seal(key, &op, 1);
 	for (unsigned bit = 0; bit < 8; bit++) {
 		for (unsigned i = 0; i < sizeof text; i++)
 			open_changed(engine, key, &op, text + i, bit);
@@ -170,12 +170,12 @@ static void every_bit_counts(const struct ipsf_aead_engine *engine)
 		}
 	}
 	op.destination = out;
-	engine->open(other, 0, &op, 1);
+	engine->open(other, &op, 1);
 	CHECK(op.ok == 0);
-	engine->open(key, 0, &op, 1);
+	engine->open(key, &op, 1);
 	CHECK(op.ok == 1);
-	engine->key_free(key);
-	engine->key_free(other);
+	ipsf_aead_key_free(engine, key);
+	ipsf_aead_key_free(engine, other);
 }
 
 /* A bad packet in a run harms no other, and each worker's part of a key gives the same. */
@@ -185,9 +185,9 @@ static void runs_and_workers(const struct ipsf_aead_engine *engine)
 	struct ipsf_aead_op ops[64];
 	uint8_t bytes[32] = {7};
 	uint64_t seed = 11;
-	struct ipsf_aead_key *key;
+	struct ipsf_key key;
 
-	CHECK(engine->key_new(bytes, 32, 3, &key) == IPSF_OK);
+	CHECK(ipsf_key_init_own(&key, engine, 3, bytes, 32) == IPSF_OK);
 	for (unsigned round = 0; round < 50; round++) {
 		uint64_t bad = test_random(&seed);
 
@@ -195,18 +195,18 @@ static void runs_and_workers(const struct ipsf_aead_engine *engine)
 			random_op(&ops[i], text[i], (uint32_t)(test_random(&seed) % 128) + 1, &seed);
 			ops[i].icv = text[i] + ops[i].length;
 		}
-		engine->seal(key, round % 3, ops, 64);
+		ipsf_key_seal(&key, round % 3, ops, 64);
 		for (unsigned i = 0; i < 64; i++) {
 			CHECK(ops[i].ok == 1);
 			if (bad >> i & 1)
 				text[i][0] ^= 0x80;
 		}
-		engine->open(key, (round + 1) % 3, ops, 64);
+		ipsf_key_open(&key, (round + 1) % 3, ops, 64);
 		for (unsigned i = 0; i < 64; i++)
 			CHECK(ops[i].ok == !(bad >> i & 1));
-		engine->seal(key, 0, ops, 0); /* nothing to do is no error */
+		ipsf_key_seal(&key, 0, ops, 0); /* nothing to do is no error */
 	}
-	engine->key_free(key);
+	ipsf_key_fini(&key);
 }
 
 static void refuses(const struct ipsf_aead_engine *engine)
@@ -214,12 +214,15 @@ static void refuses(const struct ipsf_aead_engine *engine)
 	const size_t bad[] = {0, 1, 15, 17, 20, 31, 33};
 	uint8_t bytes[64] = {0};
 	struct ipsf_aead_key *key;
+	struct ipsf_key own;
 
 	for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++)
-		CHECK(engine->key_new(bytes, bad[i], 1, &key) == IPSF_EINVAL);
-	CHECK(engine->key_new(bytes, 16, 0, &key) == IPSF_EINVAL);
-	CHECK(engine->key_new(bytes, 16, IPSF_MAX_WORKERS + 1, &key) == IPSF_EINVAL);
-	engine->key_free(NULL);
+		CHECK(ipsf_aead_key_new(engine, bytes, bad[i], &key) == IPSF_EINVAL);
+	CHECK(ipsf_key_init_own(&own, engine, 0, bytes, 16) == IPSF_EINVAL);
+	CHECK(ipsf_key_init_own(&own, engine, IPSF_MAX_WORKERS + 1, bytes, 16) == IPSF_EINVAL);
+	CHECK(ipsf_key_init_own(&own, engine, 1, bytes, 33) == IPSF_EINVAL);
+	CHECK(ipsf_key_init_own(&own, engine, 1, bytes, 17) == IPSF_ECRYPTO);
+	ipsf_aead_key_free(engine, NULL);
 }
 
 static void names(void)

@@ -276,30 +276,27 @@ static void test_mark(void)
 
 /* ---- an engine that refuses ---- */
 
-static int refusing_key_new(const uint8_t *key, size_t length, unsigned n_workers, struct ipsf_aead_key **out)
+static int refusing_key_set(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length)
 {
-	static char nothing;
-
-	(void)key, (void)length, (void)n_workers;
-	*out = (struct ipsf_aead_key *)&nothing;
+	(void)key, (void)bytes, (void)length;
 	return IPSF_OK;
 }
 
-static void refusing_key_free(struct ipsf_aead_key *key)
+static void refusing_key_clear(struct ipsf_aead_key *key)
 {
 	(void)key;
 }
 
-static void refusing_seal(struct ipsf_aead_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static void refusing_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
-	(void)key, (void)worker;
+	(void)key;
 	for (unsigned i = 0; i < n; i++)
 		ops[i].ok = i % 2;
 }
 
 static void test_crypto(void)
 {
-	static const struct ipsf_aead_engine refusing = { .key_new = refusing_key_new, .key_free = refusing_key_free,
+	static const struct ipsf_aead_engine refusing = { .key_size = 1, .key_set = refusing_key_set, .key_clear = refusing_key_clear,
 							  .seal = refusing_seal, .open = refusing_seal };
 	struct ipsf_sa_params params = params_of(IPSF_MODE_TUNNEL, 4, 20);
 	struct pair pair;

@@ -102,6 +102,27 @@ static void exhaustive_orders(uint32_t size)
 	}
 }
 
+/* Every jump from every place of the ring, over a window that is full: what leaves is forgotten to the bit, what stays is not. */
+static void exhaustive_jumps(uint32_t size)
+{
+	for (uint64_t top = size; top < size + 128u; top++) {
+		for (uint64_t jump = 1; jump <= size + 130u; jump++) {
+			struct ipsf_replay *replay;
+
+			CHECK(ipsf_replay_create(size, false, 0, &replay) == IPSF_OK);
+			oracle_reset_small(size);
+			for (uint64_t sequence = top - size + 1; sequence <= top; sequence += 1 + sequence % 3)
+				step(replay, sequence);
+			step(replay, top + jump);
+			for (uint64_t sequence = top; sequence <= top + jump; sequence++)
+				CHECK(ipsf_replay_check(replay, sequence) == oracle_allows(sequence));
+			for (uint64_t sequence = 1; sequence < top + jump; sequence += 1 + sequence % 2)
+				step(replay, sequence);
+			ipsf_replay_free(replay);
+		}
+	}
+}
+
 static void random_walk(uint32_t size, uint64_t top, bool esn, uint64_t seed)
 {
 	struct ipsf_replay *replay = fresh(size, esn, top);
@@ -207,6 +228,9 @@ int main(void)
 		random_walk(large[i], (UINT64_C(1) << 32) - 1000, true, i + 200);
 	}
 	random_walk(65536, 0, false, 7);
+	exhaustive_jumps(64);
+	exhaustive_jumps(100);
+	exhaustive_jumps(128);
 	reconstruct_agrees();
 	wrap_over_2_32();
 	return check_summary("test_replay");
