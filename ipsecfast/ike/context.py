@@ -57,6 +57,7 @@ class Settings:
     keepalive: float = 20.0  # RFC 3948 s4: the default of NAT keepalives
     child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
     activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come
+    follow_up_timeout: float = 60.0  # how long what a CREATE_CHILD_SA agreed on waits for the next key exchange
     retry: tuple[float, float] = (5.0, 10.0)  # after TEMPORARY_FAILURE, and a rekey that failed otherwise
     reconnect: tuple[float, float] = (5.0, 300.0)  # first and longest pause between attempts of a connection
     acquire_pause: float = 2.0  # after a failed attempt packets don't ask for the next one at once

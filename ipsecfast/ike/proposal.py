@@ -52,7 +52,7 @@ _ABSENT = {
 }
 _TYPES_OF = {
     ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, *_KEY_EXCHANGES),
-    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.KE, TransformType.ESN),
+    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.ESN, *_KEY_EXCHANGES),
 }
 _MAX_SHOWN = 8
 

@@ -10,6 +10,7 @@ from ipsecfast.ike.actions import Notify
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
+    ML_KEM,
     AuthenticationFailed,
     ExchangeType,
     IntegrityError,
@@ -25,13 +26,14 @@ from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init
 from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
+from ipsecfast.ike.exchange.ike_followup_ke import Pending, drop_pending
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Liveness, Report
 from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
-from ipsecfast.ike.proposal import proposal_text
+from ipsecfast.ike.proposal import additional_groups, key_exchange_groups, proposal_text
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -64,6 +66,7 @@ class IkeSa(Channel):
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
         self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
+        self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges
         self.quantum_resistant = False  # ML-KEM went into its keys, or into those of its predecessor
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
@@ -271,6 +274,8 @@ class IkeSa(Channel):
                 self._check_liveness(now)
             case Timer.KEEPALIVE:
                 self.keep_mapping(now)
+            case Timer.FOLLOW_UP:
+                drop_pending(self)
             case Timer.RETRY:
                 delayed, self.delayed = self.delayed, []
                 for exchange in delayed:
@@ -426,9 +431,9 @@ class IkeSa(Channel):
 
     def rekey(self, now: float) -> None:
         busy = any(isinstance(e, RekeyIke) for e in (self.current, *self.queue))
-        if self.usable and not busy:
+        if self.usable and not busy and self.pending is None:
             self.start(RekeyIke(), now)
-        elif self.rekey_unsettled:
+        elif self.rekey_unsettled or self.pending is not None:
             self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def rekey_failed(self, error: NotifyError, now: float) -> None:
@@ -454,13 +459,19 @@ class IkeSa(Channel):
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor = self
-        new.quantum_resistant = self.quantum_resistant  # SK_d goes into the successor's keys
+        groups = (*key_exchange_groups((suite.proposal,)), *additional_groups((suite.proposal,)))
+        new.quantum_resistant = self.quantum_resistant or not ML_KEM.isdisjoint(groups)  # SK_d goes into its keys
         new.state = IkeState.ESTABLISHED
         new.established_at = now
         new.install_keys(suite, keys)
         self.context.ike_sas[new.own_spi] = new
         new._arm(now)
         return new
+
+    @property
+    def begins_rekey(self) -> bool:
+        """Our own rekey of it is under way."""
+        return isinstance(self.current, RekeyIke)
 
     @property
     def rekey_unsettled(self) -> bool:
@@ -477,6 +488,7 @@ class IkeSa(Channel):
         self.queue.clear()
         self.delayed.clear()
         self.state = IkeState.REKEYED
+        drop_pending(self)
         self.context.timers.clear_all(self)
         self.go_on_waiting(now)
         self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
@@ -539,6 +551,7 @@ class IkeSa(Channel):
             return
         was, self.state = self.state, IkeState.CLOSED
         self.context.half_open.discard(self)
+        drop_pending(self)
         self.context.timers.clear_all(self)
         self.window.outstanding = None
         if self.current is not None:

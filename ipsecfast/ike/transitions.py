@@ -10,7 +10,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 from ipsecfast.ike.constants import ExchangeType
-from ipsecfast.ike.exchange import create_child_sa, ike_auth, ike_intermediate, ike_sa_init, informational
+from ipsecfast.ike.exchange import (
+    create_child_sa,
+    ike_auth,
+    ike_followup_ke,
+    ike_intermediate,
+    ike_sa_init,
+    informational,
+)
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.states import IkeState, Role
@@ -40,13 +47,18 @@ TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
         (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR): conclude,
         (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond,
         (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.ESTABLISHED, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER): ike_followup_ke.respond,
+        (IkeState.ESTABLISHED, ExchangeType.IKE_FOLLOWUP_KE, Role.INITIATOR): conclude,
         (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond,
         (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
         (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
         (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): conclude,
+        (IkeState.REKEYED, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.REKEYED, ExchangeType.IKE_FOLLOWUP_KE, Role.INITIATOR): conclude,
         (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
         (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
         (IkeState.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): create_child_sa.respond_closing,
+        (IkeState.DELETING, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER): create_child_sa.respond_closing,
         (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.RESPONDER): informational.respond_closing,
         (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.INITIATOR): conclude,
     }

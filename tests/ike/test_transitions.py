@@ -26,13 +26,18 @@ ALLOWED = {
     (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.INITIATOR),
     (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER),
     (IkeState.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR),
+    (IkeState.ESTABLISHED, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER),
+    (IkeState.ESTABLISHED, ExchangeType.IKE_FOLLOWUP_KE, Role.INITIATOR),
     (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER),
     (IkeState.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.INITIATOR),
     (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER),
     (IkeState.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR),
+    (IkeState.REKEYED, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER),
+    (IkeState.REKEYED, ExchangeType.IKE_FOLLOWUP_KE, Role.INITIATOR),
     (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER),
     (IkeState.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR),
     (IkeState.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER),
+    (IkeState.DELETING, ExchangeType.IKE_FOLLOWUP_KE, Role.RESPONDER),
     (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.RESPONDER),
     (IkeState.DELETING, ExchangeType.INFORMATIONAL, Role.INITIATOR),
 }
@@ -48,7 +53,7 @@ class Pending(Exchange):
     states = frozenset(IkeState)
 
     def __init__(self, exchange: ExchangeType) -> None:
-        self.type = exchange  # type: ignore[misc]
+        self.type = exchange
         self.answered = False
 
     def request(self, sa: IkeSa, now: float) -> tuple[()]:

@@ -1,7 +1,11 @@
-"""strongSwan 5.9 as a peer: one charon, in a namespace with its own ESP or in the guest with the kernel's."""
+"""strongSwan as a peer: one charon, in a namespace with its own ESP or in the guest with the kernel's.
+
+Release 5.9 is what Debian's packages install; release 6 runs from a Debian of its own (`IPSECFAST_STRONGSWAN6`).
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,8 +24,9 @@ SWANCTL = "swanctl"
 PLUGINS = (
     "random nonce openssl kdf pem pkcs1 x509 pubkey hmac sha1 sha2 aes gcm {esp} kernel-netlink socket-default vici"
 )
+PLUGINS_6 = "random nonce openssl pem pkcs1 x509 pubkey gcm {esp} kernel-netlink socket-default vici"
 STRONGSWAN_CONF = """
-charon {{
+{section} {{
   load_modular = no
   load = {plugins}
   install_routes = yes
@@ -91,6 +96,35 @@ def missing(*, libipsec: bool) -> str | None:
     if libipsec and not LIBIPSEC.exists():
         return "strongSwan's user-space ESP is missing (package libcharon-extra-plugins)"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One installation: the root of its Debian, and the names of what is in it."""
+
+    root: Path = Path("/")
+    charon: Path = CHARON
+    section: str = "charon"
+    plugins: str = PLUGINS
+
+    def inside(self, path: Path) -> Path:
+        """What the daemon calls a file."""
+        return Path("/") / path.relative_to(self.root)
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        return arguments if self.root == Path("/") else ("chroot", str(self.root), *arguments)
+
+
+def release_6() -> Release | str:
+    """strongSwan 6, or why there is none."""
+    root = Path(os.environ.get("IPSECFAST_STRONGSWAN6", "/nowhere"))
+    charon = Path("usr/sbin/charon-systemd")
+    if not (root / charon).exists():
+        return (
+            "there is no strongSwan 6: IPSECFAST_STRONGSWAN6 names no root of a Debian (debootstrap sid) with the "
+            "packages charon-systemd, strongswan-swanctl, libcharon-extra-plugins and libstrongswan-standard-plugins"
+        )
+    return Release(root, Path("/") / charon, "charon-systemd", PLUGINS_6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,19 +202,30 @@ class NamespacePlace:
 class StrongSwan:
     """One charon. `libipsec`: its own ESP in user space (in UDP only), else the kernel's of the guest."""
 
-    def __init__(self, place: Place, folder: Path, *, libipsec: bool) -> None:
+    def __init__(self, place: Place, folder: Path, *, libipsec: bool, release: Release | None = None) -> None:
         self.place = place
         self.folder = folder
+        self.release = release or Release()
         self.log = folder / "charon.log"
-        # A copy of its own: a machine's AppArmor profile for charon allows it no configuration elsewhere.
-        charon = Path(shutil.copy(CHARON, folder / "charon"))
-        self._swanctl = shutil.copy(shutil.which(SWANCTL) or SWANCTL, folder / "swanctl-copy")
-        socket = folder / "vici.sock" if libipsec else Path("/run/vici.sock")
+        charon, self._swanctl = self.release.charon, Path(SWANCTL)
+        if release is None:
+            # A copy of its own: a machine's AppArmor profile for charon allows it no configuration elsewhere.
+            charon = Path(shutil.copy(CHARON, folder / "charon"))
+            self._swanctl = Path(shutil.copy(shutil.which(SWANCTL) or SWANCTL, folder / "swanctl-copy"))
+        inside = self.release.inside(folder)
+        socket = inside / "vici.sock" if libipsec else Path("/run/vici.sock")
         self._uri = f"unix://{socket}"
-        self._conf = folder / "strongswan.conf"
-        plugins = PLUGINS.format(esp="kernel-libipsec" if libipsec else "")
-        self._conf.write_text(STRONGSWAN_CONF.format(plugins=plugins, socket=socket, log=self.log))
-        self._process = place.start("env", f"STRONGSWAN_CONF={self._conf}", str(charon), log=folder / "stdout.log")
+        self._conf = inside / "strongswan.conf"
+        (folder / "strongswan.conf").write_text(
+            STRONGSWAN_CONF.format(
+                section=self.release.section,
+                plugins=self.release.plugins.format(esp="kernel-libipsec" if libipsec else ""),
+                socket=socket,
+                log=inside / "charon.log",
+            )
+        )
+        command = self.release.command("env", f"STRONGSWAN_CONF={self._conf}", str(charon))
+        self._process = place.start(*command, log=folder / "stdout.log")
         self._await_socket()
 
     def load(self, connection: Connection) -> None:
@@ -190,13 +235,13 @@ class StrongSwan:
         private.mkdir(exist_ok=True)
         if connection.key:
             shutil.copy(connection.key, private / "net.key")
-        self.swanctl("--load-all", "--clear", "--file", str(path))
+        self.swanctl("--load-all", "--clear", "--file", str(self.release.inside(path)))
 
     def swanctl(self, *arguments: str, check: bool = True) -> str:
-        command = (
+        command = self.release.command(
             "env",
             f"STRONGSWAN_CONF={self._conf}",
-            f"SWANCTL_DIR={self.folder}",
+            f"SWANCTL_DIR={self.release.inside(self.folder)}",
             str(self._swanctl),
             *arguments,
             "--uri",
@@ -237,5 +282,5 @@ def in_guest(guest: LinuxGuest, folder: Path) -> StrongSwan:
     return StrongSwan(guest, folder, libipsec=False)
 
 
-def in_namespace(namespace: Namespace, folder: Path) -> StrongSwan:
-    return StrongSwan(NamespacePlace(namespace), folder, libipsec=True)
+def in_namespace(namespace: Namespace, folder: Path, release: Release | None = None) -> StrongSwan:
+    return StrongSwan(NamespacePlace(namespace), folder, libipsec=True, release=release)

@@ -550,6 +550,9 @@ class Pair:
             plane = gateway.dataplane
             installed = sorted(plane.inbound)
             assert installed == sorted(c.spi_in for c in gateway.children), f"{gateway.name}: an SA lingers\n{text}"
+            reserved = gateway.endpoint.context.children.spis._used
+            assert reserved == set(installed), f"{gateway.name}: SPIs are not given back: {reserved}\n{text}"
+            assert not any(sa.pending for sa in gateway.ike_sas), f"{gateway.name}: a half-made SA lingers\n{text}"
             outbound = {spi: params for table in plane.outbound.values() for spi, params in table.items()}
             for spi, params in outbound.items():
                 assert peer.dataplane.inbound[spi].key == params.key, f"keys differ\n{text}"

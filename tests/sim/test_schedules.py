@@ -1,4 +1,5 @@
-"""Hundreds of seeded schedules: both ends rekey, delete and initiate at random moments over a bad link.
+"""Hundreds of seeded schedules: both ends rekey, delete and initiate at random moments over a bad link; every fifth
+with additional key exchanges, every third with messages in fragments.
 
 After each the link is good again and both ends must agree on what there is. One seed again:
 `IPSECFAST_SIM_SEED=17 IPSECFAST_SIM_TRANSCRIPT=1 pytest -s tests/sim/test_schedules.py`.
@@ -11,7 +12,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from simulation import Link, Nat, Pair, child, connection, replay_seed, run_quiet
+from simulation import ESP_PROPOSAL, IKE_PROPOSAL, Link, Nat, Pair, child, connection, replay_seed, run_quiet
 
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.timers import Backoff
@@ -23,12 +24,15 @@ FRAGMENTED = replace(PATIENT, fragment_size={4: 180, 6: 200})  # every message o
 
 
 def make(seed: int, link: Link, *, nat: bool = False, start: StartAction = StartAction.TRAP, **options: object) -> Pair:
+    hybrid = seed % 5 == 0
+    esp = ("aes128gcm16-x25519-ke1_mlkem768",) if hybrid else (ESP_PROPOSAL,)
     ends = {
         x: connection(
             x,
             children=tuple(
-                child(f"net{n}", x, start_action=start, dpd_action=start, close_action=start) for n in (0, 1)
+                child(f"net{n}", x, esp=esp, start_action=start, dpd_action=start, close_action=start) for n in (0, 1)
             ),
+            ike=("aes128gcm16-prfsha256-x25519-ke1_mlkem768-ke2_mlkem1024",) if hybrid else (IKE_PROPOSAL,),
             dpd_delay=15.0,
             keyingtries=0,
             remote_addrs=() if nat and x == "b" else connection(x).remote_addrs,

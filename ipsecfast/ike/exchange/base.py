@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Exchange(ABC):
     """One request of ours and what its response means. It waits in the queue of its IKE SA: the window is 1."""
 
-    type: ClassVar[ExchangeType]
+    type: ExchangeType
     states: ClassVar[frozenset[IkeState]]  # in which the request may leave; it waits while the SA is CONNECTING
 
     @abstractmethod

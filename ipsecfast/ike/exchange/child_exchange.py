@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.child import ChildSa
-from ipsecfast.ike.constants import ExchangeType, InvalidKePayload, InvalidSyntax, NotifyError, NotifyType
+from ipsecfast.ike.constants import InvalidKePayload, InvalidSyntax, NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
-from ipsecfast.ike.exchange.base import Exchange, error_code, raise_for_errors, require
-from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree, answer_payloads, build_child
+from ipsecfast.ike.exchange.base import error_code, require
+from ipsecfast.ike.exchange.child_offer import (
+    ChildOffer,
+    ChildRequest,
+    ChildTerms,
+    agree,
+    answer_payloads,
+    build_child,
+    outbound_spi,
+)
+from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
 from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
-from ipsecfast.ike.proposal import key_exchange_groups
-from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.proposal import additional_groups, key_exchange_groups
 from ipsecfast.model import Acquire, ChildConfig, Proposal
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 
-class ChildExchange(Exchange):
+class ChildExchange(KeyedExchange):
     """The initiator's side: offer, nonce, key exchange where a proposal has one, once more with the peer's group."""
 
-    type = ExchangeType.CREATE_CHILD_SA
-    states = frozenset({IkeState.ESTABLISHED})
-
     def __init__(self, child: ChildConfig) -> None:
+        super().__init__()
         self.child = child
         self.offer: ChildOffer | None = None
         self.deleted: set[int] = set()  # unknown SPIs that the peer deleted meanwhile: the response may name one
         self._group: int | None = None
         self._nonce = b""
         self._key_exchange: KeyExchange | None = None
+        self._agreed: tuple[ChildTerms, bytes, bytes] | None = None  # with Nr and g^ir
 
     def propose(
         self,
@@ -61,24 +68,39 @@ class ChildExchange(Exchange):
         self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
         return (KePayload(self._key_exchange.group, self._key_exchange.public),)
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def agree(self, sa: IkeSa, message: Message, now: float) -> tuple[int, ...]:
         assert self.offer is not None
-        raise_for_errors(message)
         try:
             terms = self.offer.accept(sa, message)
             nonce = require(message, NoncePayload).data
             shared = self._shared_secret(terms.proposal, message)
         except NotifyError:
-            if message.get(SaPayload) is not None:  # the peer has it installed: take it back
-                sa.start(DeleteOffered(self.offer.spi), now)
-                self.offer = None
+            if message.get(SaPayload) is not None:  # the peer has it installed
+                self.take_back(sa, now)
             raise
+        self._agreed = terms, nonce, shared
+        return additional_groups((terms.proposal,))
+
+    def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
+        assert self._agreed is not None
+        terms, nonce, shared = self._agreed
         if terms.spi_out in self.deleted:  # its response came later than its DELETE
             self._release(sa)
             self.vanished(sa, now)
             return
+        try:
+            outbound_spi(sa, terms.proposal, terms.reqid)  # still nobody else's, after the key exchanges in between
+        except NotifyError:
+            self.take_back(sa, now)
+            raise
         self.offer = None  # its SPI is the Child SA's now
-        self.created(sa, build_child(sa, terms, (self._nonce, nonce), shared, initiator=True, now=now), now)
+        nonces = self._nonce, nonce
+        self.created(sa, build_child(sa, terms, nonces, shared, additional, initiator=True, now=now), now)
+
+    def take_back(self, sa: IkeSa, now: float) -> None:
+        assert self.offer is not None
+        sa.start(DeleteOffered(self.offer.spi), now)
+        self.offer = None
 
     def _shared_secret(self, proposal: Proposal, message: Message) -> bytes:
         """g^ir (new) of s2.17 when the responder chose a group, else nothing."""
@@ -121,19 +143,35 @@ class ChildExchange(Exchange):
         self._release(sa)
 
     def _release(self, sa: IkeSa) -> None:
+        self._begin_anew()
         if self.offer is not None:
             sa.context.children.spis.release(self.offer.spi)
             self.offer = None
 
 
+def admit_child(sa: IkeSa) -> None:
+    """Whether the peer may make a Child SA now (s2.25.2)."""
+    if sa.closing is not None:
+        raise TemporaryFailure("this IKE SA is about to be closed")
+    if sa.begins_rekey:
+        raise TemporaryFailure("the IKE SA is being rekeyed")
+
+
 def answer_child(
-    sa: IkeSa, message: Message, now: float, old: ChildSa | None = None
-) -> tuple[ChildSa, Sequence[Payload]]:
-    """The responder's side: a Child SA that is not installed yet, and the payloads of the response.
+    sa: IkeSa,
+    message: Message,
+    now: float,
+    admit: Callable[[], ChildSa | None],
+    created: Callable[[ChildSa, float], None],
+) -> Sequence[Payload]:
+    """The responder's side: the payloads of the response. `admit` says whether it may be, and which Child SA the new
+    one is to replace; `created` gets the new one, not installed yet, after the additional key exchanges if there are
+    any. What was admitted before them must still be so after them.
 
     Raises:
-        NoProposalChosen, TsUnacceptable, InvalidKePayload, NoAdditionalSas, InvalidSyntax.
+        NoProposalChosen, TsUnacceptable, InvalidKePayload, NoAdditionalSas, InvalidSyntax, and what `admit` raises.
     """
+    old = admit()
     nonce_i = require(message, NoncePayload).data
     request = ChildRequest.parse(sa, message)
     terms = agree(sa, request, ke=True, old=old)
@@ -143,8 +181,23 @@ def answer_child(
         sa.context.children.spis.release(terms.spi_in)
         raise
     nonce_r = sa.context.nonce()
-    child = build_child(sa, terms, (nonce_i, nonce_r), shared, initiator=False, now=now)
-    return child, answer_payloads(request, terms, NoncePayload(nonce_r), *ke)
+    payloads = answer_payloads(request, terms, NoncePayload(nonce_r), *ke)
+
+    def make(additional: bytes, now: float) -> None:
+        nonces = nonce_i, nonce_r
+        created(build_child(sa, terms, nonces, shared, additional, initiator=False, now=now), now)
+
+    def finish(additional: bytes, now: float) -> None:
+        if admit() is not old:
+            raise TemporaryFailure("the Child SA to be replaced is another one now")
+        outbound_spi(sa, terms.proposal, terms.reqid)
+        make(additional, now)
+
+    groups = additional_groups((terms.proposal,))
+    if not groups:
+        make(b"", now)
+        return payloads
+    return (*payloads, hold(sa, groups, finish, lambda: sa.context.children.spis.release(terms.spi_in), now))
 
 
 def _answer_key_exchange(sa: IkeSa, terms: ChildTerms, message: Message) -> tuple[tuple[Payload, ...], bytes]:

@@ -223,11 +223,19 @@ def outbound_spi(sa: IkeSa, proposal: Proposal, reqid: int) -> int:
 
 
 def build_child(
-    sa: IkeSa, terms: ChildTerms, nonces: tuple[bytes, bytes], shared: bytes, *, initiator: bool, now: float
+    sa: IkeSa,
+    terms: ChildTerms,
+    nonces: tuple[bytes, bytes],
+    shared: bytes = b"",
+    additional: bytes = b"",
+    *,
+    initiator: bool,
+    now: float,
 ) -> ChildSa:
-    """Keys (s2.17) and parameters; the Child SA belongs to `sa` and is not installed yet. `nonces`: Ni, Nr."""
+    """Keys (s2.17) and parameters; the Child SA belongs to `sa` and is not installed yet. `nonces`: Ni, Nr; `shared`
+    and `additional`: what its own key exchanges yielded."""
     encryption = next(t for t in terms.proposal.transforms if t.type == TransformType.ENCR)
-    to_responder, to_initiator = derive_child_keys(sa.prf, sa.keys.sk_d, encryption, *nonces, shared)
+    to_responder, to_initiator = derive_child_keys(sa.prf, sa.keys.sk_d, encryption, *nonces, shared, additional)
     key_out, key_in = (to_responder, to_initiator) if initiator else (to_initiator, to_responder)
     inbound = _params(sa, terms, encryption.id, terms.spi_in, key_in)
     outbound = _params(sa, terms, encryption.id, terms.spi_out, key_out)

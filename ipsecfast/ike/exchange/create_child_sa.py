@@ -13,9 +13,9 @@ from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.exchange import rekey_child, rekey_ike
 from ipsecfast.ike.exchange.base import error_code, require
-from ipsecfast.ike.exchange.child_exchange import ChildExchange, answer_child
+from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
+from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
-from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload, SaPayload
 from ipsecfast.ike.states import Cause
@@ -33,7 +33,7 @@ class CreateChild(ChildExchange):
         self.packet = packet
         self.single = single
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
         if sa.has_child(self.child):  # the peer was quicker
             return None
         return self.propose(sa, now, packet=self.packet, single=self.single)
@@ -47,7 +47,7 @@ class CreateChild(ChildExchange):
 
     def refused(self, sa: IkeSa, error: NotifyError, text: str, now: float) -> None:
         code = error_code(error)
-        if code == NotifyType.TEMPORARY_FAILURE:
+        if code in TEMPORARY:
             sa.retry_later(self, now)
         elif code == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None and not self.single:
             sa.start(CreateChild(self.child, self.packet, single=True), now)
@@ -63,16 +63,14 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side of all three: what is asked for decides."""
     if require(message, SaPayload).proposals[0].protocol == ProtocolId.IKE:
         return rekey_ike.respond(sa, message, now)
-    if sa.closing is not None:
-        raise TemporaryFailure("this IKE SA is about to be closed")
-    if isinstance(sa.current, RekeyIke):  # s2.25.2
-        raise TemporaryFailure("the IKE SA is being rekeyed")
     if rekeyed := message.notify(NotifyType.REKEY_SA):
         return rekey_child.respond(sa, rekeyed, message, now)
-    child, payloads = answer_child(sa, message, now)
-    sa.install_first(child, now)
-    resolve_twins(sa, child, now)
-    return payloads
+
+    def created(child: ChildSa, now: float) -> None:
+        sa.install_first(child, now)
+        resolve_twins(sa, child, now)
+
+    return answer_child(sa, message, now, lambda: admit_child(sa), created)
 
 
 def respond_closing(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

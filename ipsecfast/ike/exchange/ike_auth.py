@@ -117,7 +117,7 @@ class IkeAuth(Exchange):
             else:
                 sa.child_refused(self.child, f"{error}; we offered {self._offer}", now)
             return
-        child = build_child(sa, terms, sa.nonces, b"", initiator=True, now=now)
+        child = build_child(sa, terms, sa.nonces, initiator=True, now=now)
         sa.install(child, activate=True)
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
@@ -160,7 +160,7 @@ def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]
     except NotifyError as error:
         sa.peer_child_refused(error)
         return (error_notify(error),)
-    child = build_child(sa, terms, sa.nonces, b"", initiator=False, now=now)
+    child = build_child(sa, terms, sa.nonces, initiator=False, now=now)
     sa.install_first(child, now)
     return answer_payloads(request, terms)
 

@@ -24,7 +24,8 @@ from ipsecfast.ike.constants import (
     TemporaryFailure,
 )
 from ipsecfast.ike.exchange.base import error_code
-from ipsecfast.ike.exchange.child_exchange import ChildExchange, answer_child
+from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
+from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
@@ -42,7 +43,7 @@ class RekeyChild(ChildExchange):
         super().__init__(old.config)
         self.old = old
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
         if not self.old.live:  # the peer rekeyed or deleted it meanwhile
             return None
         spi = self.old.spi_in.to_bytes(ESP_SPI_LENGTH, "big")  # s1.3.3: the one that we receive on
@@ -86,7 +87,7 @@ class RekeyChild(ChildExchange):
             sa.lost_child(old, now)
         else:
             old.state = ChildState.INSTALLED
-            temporary = code == NotifyType.TEMPORARY_FAILURE
+            temporary = code in TEMPORARY
             sa.retry_rekey(old, now, soon=temporary)
             if not temporary:
                 sa.note("rekey-failed", f"{old.config.name}: rekey failed: {text}", warning=True, child=old)
@@ -102,17 +103,21 @@ def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> 
     if rekeyed.protocol != ProtocolId.ESP or len(rekeyed.spi) != ESP_SPI_LENGTH:
         raise InvalidSyntax("REKEY_SA names no ESP SA")
     old = _find(sa, rekeyed)
-    child, payloads = answer_child(sa, message, now, old)
-    # s2.8: inbound before the response leaves, outbound on FirstInbound or with the DELETE of the old one.
-    sa.install(child, activate=False, replaces=old)
-    if old.state == ChildState.REKEYING:
-        old.collision = child  # s2.25.1: as usual; the response to our own rekey brings the other two nonces
-    else:
-        old.state, old.successor = ChildState.REKEYED, child
-    return payloads
+
+    def created(child: ChildSa, now: float) -> None:
+        # s2.8: inbound before the response leaves, outbound on FirstInbound or with the DELETE of the old one.
+        del now
+        sa.install(child, activate=False, replaces=old)
+        if old.state == ChildState.REKEYING:
+            old.collision = child  # s2.25.1: as usual; the response to our own rekey brings the other two nonces
+        else:
+            old.state, old.successor = ChildState.REKEYED, child
+
+    return answer_child(sa, message, now, lambda: _find(sa, rekeyed), created)
 
 
 def _find(sa: IkeSa, rekeyed: NotifyPayload) -> ChildSa:
+    admit_child(sa)
     if sa.rekey_unsettled:  # s2.8.2: the Child SAs may come to this IKE SA in a moment
         raise TemporaryFailure("the IKE SA was rekeyed by both ends at once")
     old = sa.child_by_outbound(int.from_bytes(rekeyed.spi, "big"))

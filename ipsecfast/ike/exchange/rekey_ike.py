@@ -13,9 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.constants import (
-    ADDITIONAL_KES,
     SPI_LENGTH,
-    ExchangeType,
     InvalidKePayload,
     InvalidSyntax,
     NotifyError,
@@ -23,14 +21,15 @@ from ipsecfast.ike.constants import (
     TemporaryFailure,
 )
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
-from ipsecfast.ike.exchange.base import Exchange, error_code, raise_for_errors, require
+from ipsecfast.ike.exchange.base import error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
+from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, DeleteOffered
 from ipsecfast.ike.keymat import derive_rekeyed_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
-from ipsecfast.ike.proposal import accept_answer, key_exchange_groups, select
-from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.proposal import accept_answer, additional_groups, key_exchange_groups, select
+from ipsecfast.ike.states import Cause
 from ipsecfast.ike.suite import Suite
 from ipsecfast.model import Proposal
 
@@ -38,39 +37,42 @@ if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 
-class RekeyIke(Exchange):
+class RekeyIke(KeyedExchange):
     """The initiator's side."""
 
-    type = ExchangeType.CREATE_CHILD_SA
-    states = frozenset({IkeState.ESTABLISHED})
-
     def __init__(self) -> None:
+        super().__init__()
         self._group: int | None = None
         self._spi = b""
         self._nonce = b""
         self._key_exchange: KeyExchange | None = None
         self._proposals: tuple[Proposal, ...] = ()
+        self._agreed: tuple[Proposal, bytes, bytes] | None = None  # with Nr and g^ir
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+    def create(self, sa: IkeSa, now: float) -> Sequence[Payload]:
         self._spi = sa.context.new_ike_spi()
         self._nonce = sa.context.nonce()
-        self._proposals = tuple(replace(p, spi=self._spi) for p in _first_exchange_only(sa.connection.proposals))
+        self._proposals = tuple(replace(p, spi=self._spi) for p in sa.connection.proposals)
         groups = key_exchange_groups(self._proposals)
         self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
         ke = KePayload(self._key_exchange.group, self._key_exchange.public)
         return (SaPayload(self._proposals), NoncePayload(self._nonce), ke)
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def agree(self, sa: IkeSa, message: Message, now: float) -> tuple[int, ...]:
         assert self._key_exchange is not None
-        raise_for_errors(message)
         proposal = accept_answer(require(message, SaPayload).proposals, self._proposals)
         ke, nonce = require(message, KePayload), require(message, NoncePayload).data
         if ke.group != self._key_exchange.group or ke.group not in key_exchange_groups((proposal,)):
             raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
-        shared = self._key_exchange.shared_secret(ke.data)
-        spis = (self._spi, peer_spi(proposal))
-        new = successor(sa, proposal, (self._nonce, nonce), shared, spis, initiator=True, now=now)
-        self._settle(sa, new, now)
+        peer_spi(proposal)
+        self._agreed = proposal, nonce, self._key_exchange.shared_secret(ke.data)
+        return additional_groups((proposal,))
+
+    def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
+        assert self._agreed is not None
+        proposal, nonce, shared = self._agreed
+        nonces, spis = (self._nonce, nonce), (self._spi, peer_spi(proposal))
+        self._settle(sa, successor(sa, proposal, nonces, spis, shared, additional, initiator=True, now=now), now)
 
     def _settle(self, sa: IkeSa, new: IkeSa, now: float) -> None:
         """s2.8.2: of two new IKE SAs the one with the lowest of the four nonces goes, deleted by the end that made it;
@@ -88,6 +90,7 @@ class RekeyIke(Exchange):
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         code = error_code(error)
+        self._begin_anew()
         if sa.peer_successor is not None:  # s2.25.2: ours came too late; the peer's stands
             sa.settle_rekey(now)
         elif code == NotifyType.INVALID_KE_PAYLOAD and self._group is None:
@@ -101,14 +104,19 @@ class RekeyIke(Exchange):
             sa.rekey_failed(error, now)
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
-    """The responder's side. While we rekey too, both new IKE SAs stand until the nonces decide."""
+def admit(sa: IkeSa) -> None:
+    """Whether the peer may rekey the IKE SA now."""
     if not sa.usable or sa.peer_successor is not None:
         raise TemporaryFailure("the IKE SA is being rekeyed or closed already")
     if isinstance(sa.current, (ChildExchange, DeleteChild, DeleteOffered)):  # s2.25.2
         raise TemporaryFailure("a Child SA of this IKE SA is being created, rekeyed or closed")
+
+
+def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """The responder's side. While we rekey too, both new IKE SAs stand until the nonces decide."""
+    admit(sa)
     offered = require(message, SaPayload).proposals
-    proposal = select(offered, _first_exchange_only(sa.connection.proposals))
+    proposal = select(offered, sa.connection.proposals)
     ke, nonce_i = require(message, KePayload), require(message, NoncePayload).data
     groups = key_exchange_groups((proposal,))
     if ke.group not in groups:
@@ -116,19 +124,20 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     spi_i = peer_spi(proposal)
     public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
     nonce_r, spi_r = sa.context.nonce(), sa.context.new_ike_spi()
-    new = successor(sa, proposal, (nonce_i, nonce_r), shared, (spi_i, spi_r), initiator=False, now=now)
-    sa.peer_successor = new
-    if not isinstance(sa.current, RekeyIke):
-        sa.settle_rekey(now)
-    answer = SaPayload((replace(proposal, spi=spi_r),))
-    return (answer, NoncePayload(nonce_r), KePayload(ke.group, public))
+    answer = (SaPayload((replace(proposal, spi=spi_r),)), NoncePayload(nonce_r), KePayload(ke.group, public))
 
+    def finish(additional: bytes, now: float) -> None:
+        admit(sa)
+        nonces, spis = (nonce_i, nonce_r), (spi_i, spi_r)
+        sa.peer_successor = successor(sa, proposal, nonces, spis, shared, additional, initiator=False, now=now)
+        if not sa.begins_rekey:
+            sa.settle_rekey(now)
 
-def _first_exchange_only(proposals: Sequence[Proposal]) -> tuple[Proposal, ...]:
-    """Without the additional key exchanges: what they brought is in SK_d, from which the new keys come (s2.18)."""
-    return tuple(
-        replace(p, transforms=tuple(t for t in p.transforms if t.type not in ADDITIONAL_KES)) for p in proposals
-    )
+    groups = additional_groups((proposal,))
+    if not groups:
+        finish(b"", now)
+        return answer
+    return (*answer, hold(sa, groups, finish, lambda: None, now))
 
 
 def peer_spi(proposal: Proposal) -> bytes:
@@ -141,13 +150,16 @@ def successor(
     sa: IkeSa,
     proposal: Proposal,
     nonces: tuple[bytes, bytes],
-    shared: bytes,
     spis: tuple[bytes, bytes],
+    shared: bytes,
+    additional: bytes,
     *,
     initiator: bool,
     now: float,
 ) -> IkeSa:
     """The new IKE SA, established at once (s1.3.2); message IDs begin at 0, its initiator is who rekeyed (s2.18)."""
     suite = Suite.of(proposal)
-    keys = derive_rekeyed_ike_keys(sa.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *nonces, *spis)
+    keys = derive_rekeyed_ike_keys(
+        sa.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *nonces, *spis, additional
+    )
     return sa.spawn(suite, keys, nonces, spis, initiator=initiator, now=now)

@@ -1,0 +1,97 @@
+"""strongSwan 6 with its own ESP in user space: additional key exchanges with ML-KEM (RFC 9242, RFC 9370).
+
+host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libipsec --- host B
+10.1.0.2             192.0.2.1                   192.0.2.2                              10.2.0.2
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import strongswan
+from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connection
+from conftest import StartGateway
+from strongswan import Release, StrongSwan
+
+from ipsecfast.lab.netns import B, TwoSites
+from ipsecfast.lab.testbed import TRAFFIC
+
+HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sinks(sites: TwoSites) -> None:
+    """Host B takes TCP streams."""
+    sites.b.host.start([*TRAFFIC, "tcp-receive", B.host[0], "7001"], stdout=-3)
+
+
+@pytest.fixture(scope="module")
+def peer(sites: TwoSites) -> Iterator[StrongSwan]:
+    release = strongswan.release_6()
+    if not isinstance(release, Release):
+        pytest.skip(release)
+    with tempfile.TemporaryDirectory(prefix="ipsecfast-", dir=release.root / "tmp") as folder:
+        daemon = strongswan.in_namespace(sites.b.gateway, Path(folder), release)
+        yield daemon
+        daemon.close()
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+@pytest.mark.parametrize(
+    "ike",
+    [
+        HYBRID,
+        "aes256gcm16-prfsha384-x25519-ke1_mlkem1024",
+        "aes128-sha256-ecp256-ke1_mlkem768-ke2_x448",
+        "aes256gcm16-prfsha384-mlkem768",
+        "aes128gcm16-prfsha256-x25519",
+    ],
+)
+def test_ike_sa(sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, ike: str, side: str) -> None:
+    peer.load(their_connection(proposals=ike))
+    tunnel = Tunnel(start_gateway(sites.a.gateway, our_config(connection={"proposals": [ike]})), peer, sites.a.host)
+    tunnel.up(side)
+    (ike_sa,) = tunnel.ours.status()["connections"][0]["ike_sas"]
+    assert ike_sa["quantum_resistant"] == ("mlkem" in ike)
+    tunnel.answers(B.host[0])
+    tunnel.down(OURS)
+
+
+@pytest.mark.parametrize(
+    ("esp", "side"),
+    [
+        ("aes128gcm16", OURS),
+        ("aes128gcm16-x25519", THEIRS),
+        ("aes128gcm16-x25519-ke1_mlkem768", OURS),
+        ("aes256gcm16-ecp256-ke1_mlkem1024-ke2_x25519", THEIRS),
+    ],
+)
+def test_rekeys_under_ping_and_tcp(
+    sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, esp: str, side: str
+) -> None:
+    """Child SA and IKE SA, by both sides, with IKE_FOLLOWUP_KE; no packet is lost."""
+    peer.load(their_connection(proposals=HYBRID, esp_proposals=esp))
+    config = our_config(connection={"proposals": [HYBRID]}, child={"esp_proposals": [esp]})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), peer, sites.a.host)
+    tunnel.up(side)
+    tunnel.rekeys_under_traffic(B.host[0])
+    (ike_sa,) = tunnel.ours.status()["connections"][0]["ike_sas"]
+    assert (ike_sa["quantum_resistant"], ike_sa["proposal"]) == (True, HYBRID)
+    assert ike_sa["child_sas"][0]["proposal"] == esp
+    tunnel.down(THEIRS)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_defaults_meet(sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, side: str) -> None:
+    """What we offer when nothing is configured, and strongSwan's default."""
+    peer.load(their_connection(proposals="default", esp_proposals="default"))
+    config = our_config()
+    del config["connections"]["net"]["proposals"]
+    config["connections"]["net"]["children"]["net"].pop("esp_proposals", None)
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), peer, sites.a.host)
+    tunnel.up(side)
+    tunnel.answers(B.host[0])
+    tunnel.down(OURS)
