@@ -62,11 +62,11 @@ def accounted_for(gateway: Gateway) -> bool:
 
 
 def fresh(seed: int, **options: object) -> Pair:
+    """Every other seed with additional key exchanges."""
+    words = "x25519-ke1_mlkem768" if seed % 2 else "x25519"
+    ike, esp = (f"aes128gcm16-prfsha256-{words}",), (f"aes128gcm16-{words}", "aes128gcm16")
     ends = {
-        x: connection(
-            x, **options, children=tuple(child(f"net{n}", x, esp=("aes128gcm16-x25519", "aes128gcm16")) for n in (0, 1))
-        )
-        for x in "ab"
+        x: connection(x, **options, ike=ike, children=tuple(child(f"net{n}", x, esp=esp) for n in (0, 1))) for x in "ab"
     }
     return Pair(ends["a"], ends["b"], seed=seed)
 

@@ -92,6 +92,23 @@ def test_group_is_corrected(sites: TwoSites, start_gateway: StartGateway, strong
     tunnel.down(OURS)
 
 
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_defaults_meet(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, side: str) -> None:
+    """Release 5.9 passes over our first proposal, which has an additional key exchange (RFC 9370)."""
+    strongswan_b.load(their_connection(proposals="default", esp_proposals="default"))
+    config = our_config()
+    del config["connections"]["net"]["proposals"]
+    config["connections"]["net"]["children"]["net"].pop("esp_proposals", None)
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    (ike_sa,) = tunnel.ours.status()["connections"][0]["ike_sas"]
+    assert not ike_sa["quantum_resistant"]
+    tunnel.rekey("ike", OURS)
+    tunnel.rekey("child", OURS)
+    tunnel.answers(B.host[0])
+    tunnel.down(OURS)
+
+
 def test_selectors_are_narrowed(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan) -> None:
     strongswan_b.load(their_connection(local_ts="10.2.0.0/25", remote_ts="10.0.0.0/8"))
     tunnel = Tunnel(start_gateway(sites.a.gateway, our_config()), strongswan_b, sites.a.host)

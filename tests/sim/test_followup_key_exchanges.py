@@ -285,6 +285,18 @@ def test_what_is_not_followed_up_is_dropped() -> None:
     pair.check_converged(children=1)
 
 
+def test_one_waits_at_a_time() -> None:
+    """What a peer makes us keep is bounded: the next one takes the place of what waits."""
+    pair = make().up()
+    sa, dropped = pair.b.established[0], []
+    for name in ("first", "second"):
+        ike_followup_ke.hold(sa, (36,), lambda *_: None, lambda name=name: dropped.append(name), pair.now)
+    assert dropped == ["first"]
+    pair.run(sa.context.settings.follow_up_timeout)
+    assert dropped == ["first", "second"]
+    assert sa.pending is None
+
+
 def test_a_closed_ike_sa_gives_back_what_waits() -> None:
     pair = make().up()
     sa = lonely_rekey(pair, 1.0)

@@ -47,7 +47,7 @@ class RekeyIke(KeyedExchange):
         self._nonce = b""
         self._key_exchange: KeyExchange | None = None
         self._proposals: tuple[Proposal, ...] = ()
-        self._agreed: tuple[Proposal, bytes, bytes] | None = None  # with Nr and g^ir
+        self._agreed: tuple[Proposal, bytes, bytes, bytes] | None = None  # with the peer's SPI, Nr and g^ir
 
     def create(self, sa: IkeSa, now: float) -> Sequence[Payload]:
         self._spi = sa.context.new_ike_spi()
@@ -64,14 +64,13 @@ class RekeyIke(KeyedExchange):
         ke, nonce = require(message, KePayload), require(message, NoncePayload).data
         if ke.group != self._key_exchange.group or ke.group not in key_exchange_groups((proposal,)):
             raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
-        peer_spi(proposal)
-        self._agreed = proposal, nonce, self._key_exchange.shared_secret(ke.data)
+        self._agreed = proposal, peer_spi(proposal), nonce, self._key_exchange.shared_secret(ke.data)
         return additional_groups((proposal,))
 
     def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
         assert self._agreed is not None
-        proposal, nonce, shared = self._agreed
-        nonces, spis = (self._nonce, nonce), (self._spi, peer_spi(proposal))
+        proposal, spi_r, nonce, shared = self._agreed
+        nonces, spis = (self._nonce, nonce), (self._spi, spi_r)
         self._settle(sa, successor(sa, proposal, nonces, spis, shared, additional, initiator=True, now=now), now)
 
     def _settle(self, sa: IkeSa, new: IkeSa, now: float) -> None:
