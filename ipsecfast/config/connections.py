@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipsecfast.config import certificates, values
 from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
+from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.model import (
     AuthConfig,
     AuthKind,
@@ -28,7 +29,7 @@ from ipsecfast.model import (
 # X25519 and ML-KEM first (RFC 9370): what is recorded today stays secret when quantum computers come. A peer without it
 # takes one of the others. ESP has its share of it by SK_d; the key exchange of its own may be a classic one.
 DEFAULT_IKE_PROPOSALS = (
-    "aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ke1_mlkem768",
+    *(("aes256gcm16-aes128gcm16-prfsha384-prfsha256-x25519-ke1_mlkem768",) if HAS_ML_KEM else ()),
     "aes128gcm16-aes256gcm16-prfsha256-prfsha384-x25519-ecp256-ecp384-modp3072",
     "aes128-aes256-sha256-sha384-x25519-ecp256-ecp384-modp2048-modp3072",
 )

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import count
 from typing import ClassVar, Protocol, TypeAlias
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -385,6 +385,17 @@ _ML_KEM_KEYS: dict[int, _MlKemKeys] = {
     KeGroup.ML_KEM_1024: (mlkem.MLKEM1024PrivateKey, mlkem.MLKEM1024PublicKey),
 }
 _ML_KEM_SEED = 64  # FIPS 203 s7.1: d and z
+
+
+def _has_ml_kem() -> bool:
+    try:
+        mlkem.MLKEM768PrivateKey.from_seed_bytes(bytes(_ML_KEM_SEED))
+    except UnsupportedAlgorithm:
+        return False
+    return True
+
+
+HAS_ML_KEM = _has_ml_kem()  # not with every OpenSSL that `cryptography` can be built on
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from ipsecfast.ike.constants import (
     BY_KEYWORD,
     BY_TRANSFORM,
     ESP_SPI_LENGTH,
+    ML_KEM,
     SPI_LENGTH,
     TRANSFORM_IDS,
     Algorithm,
@@ -25,6 +26,7 @@ from ipsecfast.ike.constants import (
     KeGroup,
     NoProposalChosen,
 )
+from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.model import Proposal, ProtocolId, Transform, TransformType
 
 PROPOSAL_HEADER = struct.Struct(">BxHBBBB")  # last or more, length, number, protocol, SPI size, number of transforms
@@ -102,6 +104,8 @@ def _check_additional(proposal: Proposal) -> None:
 def _row(word: str, protocol: ProtocolId) -> Algorithm:
     row = BY_KEYWORD.get(word)
     if row is not None and _usable(row, protocol):
+        if row.transform.type in _KEY_EXCHANGES and row.transform.id in ML_KEM and not HAS_ML_KEM:
+            raise ProposalError(f"'{word}' needs the Python package cryptography built on OpenSSL 3.5 or newer")
         return row
     usable = [r for r in ALGORITHMS if _usable(r, protocol)]
     shown = [r.keyword for r in usable if r.transform.type not in ADDITIONAL_KES]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipsecfast.ike import proposal
 from ipsecfast.ike.constants import ADDITIONAL_KES, ALGORITHMS, BY_KEYWORD, NoProposalChosen
 from ipsecfast.ike.proposal import (
     ProposalError,
@@ -394,3 +395,12 @@ def test_a_long_offer_is_answered_soon(count: int) -> None:
     else:
         with pytest.raises(NoProposalChosen, match="additional key exchange 2"):
             select([offered], ours)
+
+
+def test_ml_kem_where_openssl_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposal, "HAS_ML_KEM", False)
+    with pytest.raises(
+        ProposalError, match=r"'ke1_mlkem768' needs the Python package cryptography built on OpenSSL 3\.5"
+    ):
+        ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768")
+    assert ike("aes256gcm16-prfsha384-x25519-ke1_none")
