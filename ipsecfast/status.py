@@ -17,7 +17,7 @@ connections[]     as configured, in the order of the file
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
       outbound    registered, active, inactive (RFC 7296 s2.8)
       spi_in, spi_out                       8 hexadecimal digits
-      proposal, esn, udp_encap, replay_window
+      proposal, quantum_resistant, esn, udp_encap, replay_window
       local_ts[], remote_ts[]
       in, out     {packets, bytes, drops{reason: packets}}
       sequence    of the outbound SA
@@ -155,6 +155,7 @@ def _child_sa(child: ChildStatus, window: int, counted: Mapping[SaKey, Mapping[s
         "spi_in": f"{child.spi_in:08x}",
         "spi_out": f"{child.spi_out:08x}",
         "proposal": child.algorithm,
+        "quantum_resistant": child.quantum_resistant,
         "esn": child.esn,
         "udp_encap": child.encap,
         "replay_window": window,

@@ -86,7 +86,8 @@ def _child_table(child_sas: list[dict[str, Any]]) -> Table:
 
 
 def _wrapping(sa: dict[str, Any]) -> str:
-    return f"{sa['mode']}, {'ESP in UDP' if sa['udp_encap'] else 'bare ESP'}"
+    strength = ", quantum-resistant" if sa["quantum_resistant"] else ""
+    return f"{sa['mode']}, {'ESP in UDP' if sa['udp_encap'] else 'bare ESP'}{strength}"
 
 
 def _print_drops(console: Console, status: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Action, ActivateOutbound, InstallSa, MovePeer, RemoveSa
+from ipsecfast.ike.proposal import has_ml_kem
 from ipsecfast.ike.selectors import SelectorPair
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import ChildConfig, Path, Proposal, SaParams
@@ -63,6 +64,7 @@ class ChildSa:
         "outbound",
         "outbound_state",
         "proposal",
+        "quantum_resistant",
         "rekey_at",
         "selectors",
         "state",
@@ -85,6 +87,7 @@ class ChildSa:
         self.ike = ike
         self.config = config
         self.proposal = proposal
+        self.quantum_resistant = ike.quantum_resistant or has_ml_kem(proposal)  # for good, whatever the IKE SA becomes
         self.selectors = selectors
         self.inbound = inbound
         self.outbound = outbound

@@ -339,6 +339,11 @@ def key_exchange_groups(proposals: Iterable[Proposal]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(groups))
 
 
+def has_ml_kem(proposal: Proposal) -> bool:
+    """Whether one of its key exchanges is one that no quantum computer undoes."""
+    return any(t.type in _KEY_EXCHANGES and t.id in ML_KEM for t in proposal.transforms)
+
+
 def _match(theirs: Proposal, ours: Proposal) -> tuple[tuple[Transform, ...], TransformType | None]:
     """One transform for each type, and the first type for which there is none (ENCR for another protocol)."""
     if theirs.protocol != ours.protocol:

@@ -10,7 +10,6 @@ from ipsecfast.ike.actions import Notify
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
-    ML_KEM,
     AuthenticationFailed,
     ExchangeType,
     IntegrityError,
@@ -33,7 +32,7 @@ from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
-from ipsecfast.ike.proposal import additional_groups, key_exchange_groups, proposal_text
+from ipsecfast.ike.proposal import has_ml_kem, proposal_text
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -459,8 +458,7 @@ class IkeSa(Channel):
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor = self
-        groups = (*key_exchange_groups((suite.proposal,)), *additional_groups((suite.proposal,)))
-        new.quantum_resistant = self.quantum_resistant or not ML_KEM.isdisjoint(groups)  # SK_d goes into its keys
+        new.quantum_resistant = self.quantum_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
         new.state = IkeState.ESTABLISHED
         new.established_at = now
         new.install_keys(suite, keys)

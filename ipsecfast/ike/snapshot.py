@@ -24,6 +24,7 @@ class ChildStatus:
     local_ts: tuple[str, ...]
     remote_ts: tuple[str, ...]
     algorithm: str
+    quantum_resistant: bool
     mode: str
     encap: bool
     esn: bool
@@ -105,6 +106,7 @@ def child_status(child: ChildSa, now: float) -> ChildStatus:
         local_ts=tuple(map(str, child.selectors.local)),
         remote_ts=tuple(map(str, child.selectors.remote)),
         algorithm=proposal_text(child.proposal),
+        quantum_resistant=child.quantum_resistant,
         mode=child.config.mode.value,
         encap=child.outbound.udp_encap,
         esn=child.outbound.esn,

@@ -109,7 +109,20 @@ def test_an_ike_sa_becomes_quantum_resistant_by_its_rekey() -> None:
     pair.b.rekey(None)
     run_quiet(pair)
     assert [g.established[0].quantum_resistant for g in (pair.a, pair.b)] == [True, True]
+    assert not pair.a.the_child().quantum_resistant, "its keys are from before"
+    pair.a.rekey("net")
+    run_quiet(pair)
+    assert [g.the_child().quantum_resistant for g in (pair.a, pair.b)] == [True, True]
     pair.check_converged(children=1)
+
+
+def test_a_child_can_be_quantum_resistant_by_itself() -> None:
+    pair = make("aes256gcm16-prfsha384-x25519").up()
+    assert not pair.a.the_child().quantum_resistant
+    pair.a.rekey("net")
+    run_quiet(pair)
+    assert [g.the_child().quantum_resistant for g in (pair.a, pair.b)] == [True, True]
+    assert not pair.a.established[0].quantum_resistant
 
 
 class Secrets:

@@ -12,7 +12,8 @@ from ipsecfast.status_table import print_status
 
 CHILD_SA: dict[str, Any] = {
     "name": "net", "reqid": 1, "mode": "tunnel", "state": "installed", "outbound": "active", "spi_in": "00c0ffee",
-    "spi_out": "0badcafe", "proposal": "aes128gcm16-esn", "esn": True, "udp_encap": True, "replay_window": 2048,
+    "spi_out": "0badcafe", "proposal": "aes128gcm16-esn", "quantum_resistant": False, "esn": True,
+    "udp_encap": True, "replay_window": 2048,
     "local_ts": ["10.1.0.0/24"], "remote_ts": ["10.2.0.0/24"], "in": {"packets": 1234, "bytes": 2048, "drops": {}},
     "out": {"packets": 7, "bytes": 999, "drops": {}}, "sequence": 7, "established": 61.0, "rekey_in": 3599.0,
     "expires_in": 3960.0,
@@ -90,5 +91,7 @@ def test_drops_come_with_their_meaning_most_frequent_first() -> None:
 
 def test_quantum_resistance_is_said() -> None:
     assert "quantum" not in printed(document(IKE_SA))
+    child = CHILD_SA | {"quantum_resistant": True}
+    assert "tunnel, ESP in UDP, quantum-resistant" in printed(document(IKE_SA | {"child_sas": [child]}), width=240)
     hybrid = IKE_SA | {"quantum_resistant": True}
     assert "aes128gcm16-prfsha256-x25519, quantum-resistant" in printed(document(hybrid))
