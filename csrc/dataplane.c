@@ -367,7 +367,7 @@ static int move_peer(struct ipsf_dataplane *dp, const struct ipsf_command *comma
 	}
 	*paths[0] = *paths[1] = *command->path;
 	retire_path(dp, atomic_exchange(&out->path, paths[0]), out->home);
-	retire_path(dp, atomic_exchange(&in->path, paths[1]), &in->home);
+	retire_path(dp, atomic_exchange(&in->path, paths[1]), in->home);
 	return IPSF_OK;
 }
 

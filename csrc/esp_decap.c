@@ -190,9 +190,9 @@ static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
 /* RFC 7296 s2.23: only the newest authentic packet tells where the peer is; an old one may have taken the old way. */
 static unsigned follow(struct ipsf_sa_in *sa, const struct ipsf_packet *newest, struct ipsf_path *moved)
 {
-	if (!sa->udp_encap || !newest->path || same_path(newest->path, &sa->reported))
+	if (!sa->udp_encap || !newest->path || same_path(newest->path, &sa->home[1]))
 		return 0;
-	sa->reported = *moved = *newest->path;
+	sa->home[1] = *moved = *newest->path;
 	return IPSF_NOTICE_PEER_MOVED;
 }
 

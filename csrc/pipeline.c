@@ -269,7 +269,7 @@ static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf
 	const unsigned untold = report(p, notices, &event);
 	sa->told &= ~untold;
 	if (untold & IPSF_NOTICE_PEER_MOVED)
-		memset(&sa->reported, 0, sizeof sa->reported);
+		memset(&sa->home[1], 0, sizeof sa->home[1]);
 }
 
 /*

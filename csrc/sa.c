@@ -201,8 +201,8 @@ static void in_fill(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
 	sa->hard_bytes = params->hard_bytes;
 	sa->soft_packets = params->soft_packets;
 	sa->hard_packets = params->hard_packets;
-	sa->home = sa->reported = params->path;
-	atomic_init(&sa->path, &sa->home);
+	sa->home[0] = sa->home[1] = params->path;
+	atomic_init(&sa->path, sa->home);
 }
 
 static bool simple_selector(const struct ipsf_selector *s, uint32_t n)
@@ -227,12 +227,13 @@ static size_t in_size(const struct ipsf_sa_params *params)
 {
 	const size_t selectors = is_simple(params) ? 0 : (size_t)params->n_local_ts + params->n_remote_ts;
 
-	return sizeof(struct ipsf_sa_in) + ipsf_replay_bytes(params->replay_window) + selectors * sizeof(struct ipsf_selector);
+	return sizeof(struct ipsf_sa_in) + ipsf_replay_bytes(params->replay_window) + 2 * sizeof(struct ipsf_path) +
+	       selectors * sizeof(struct ipsf_selector);
 }
 
 static void in_selectors(struct ipsf_sa_in *sa, const struct ipsf_sa_params *params)
 {
-	struct ipsf_selector *to = (void *)((uint8_t *)sa->tail + ipsf_replay_bytes(params->replay_window));
+	struct ipsf_selector *to = (void *)(sa->home + 2);
 
 	sa->simple = is_simple(params);
 	if (sa->simple) {
@@ -258,9 +259,10 @@ static int in_make(const struct ipsf_sa_params *params, struct ipsf_keycache *ke
 	sa = calloc(1, in_size(params));
 	if (!sa)
 		return IPSF_ENOMEM;
+	sa->replay = (void *)sa->tail;
+	sa->home = (void *)((uint8_t *)sa->tail + ipsf_replay_bytes(params->replay_window));
 	in_fill(sa, params);
 	in_selectors(sa, params);
-	sa->replay = (void *)sa->tail;
 	error = ipsf_replay_init(sa->replay, params->replay_window, params->esn, params->initial_sequence);
 	if (!error)
 		error = take_key(&sa->key, params, keys, engine, n_workers);
@@ -287,7 +289,7 @@ void ipsf_sa_in_free(struct ipsf_sa_in *sa)
 	if (!sa)
 		return;
 	ipsf_key_fini(&sa->key);
-	free_path(atomic_load(&sa->path), &sa->home);
+	free_path(atomic_load(&sa->path), sa->home);
 	free(atomic_load(&sa->drops));
 	ipsf_wipe(sa, sizeof *sa);
 	free(sa);

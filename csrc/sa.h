@@ -76,8 +76,12 @@ struct ipsf_sa_in {
 	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
 	const struct ipsf_selector *local_ts, *remote_ts; /* in tail, behind the window; none of them for a simple SA */
 	uint16_t n_local, n_remote;
-	struct ipsf_path home;                  /* the path of the beginning */
-	struct ipsf_path reported;              /* the path last told by PEER_MOVED; the owner writes */
+	struct ipsf_path *home;                 /* in tail, behind the window: [0] the path of the beginning, [1] the one last told
+						 * by PEER_MOVED, which the owner writes */
+	/*
+	 * The window, then what is cold: so no line that every packet writes holds the beginning of the SA behind this one, which
+	 * another worker may own.
+	 */
 	uint64_t tail[];
 };
 
