@@ -367,9 +367,7 @@ class Sent:
 
 
 class Pair:
-    """Two gateways and the link. `run` is the only thing that moves time; the day is that of the run."""
-
-    wall_clock = datetime.now(UTC)
+    """Two gateways and the link. `run` is the only thing that moves time; the day is that of the test."""
 
     def __init__(
         self,
@@ -382,6 +380,7 @@ class Pair:
         settings: Settings | None = None,
         settings_b: Settings | None = None,
     ) -> None:
+        self.wall_clock = datetime.now(UTC)  # of this schedule, not of the run: certificates are made meanwhile
         self.seed = seed
         self.now = 100.0
         self.rng = random.Random(seed)
