@@ -15,7 +15,7 @@ from test_two_gateways import rekey
 from ipsecfast.lab.netns import A, B, TwoSites
 from ipsecfast.lab.testbed import GatewayProcess, NumberedFlow, Stream, tunnel_config, wait_for
 
-FLOWS = 4  # each way
+FLOWS = 6  # each way; that all of both ways hash to one worker of two happens once in a thousand runs
 RATE = 2_000  # packets a second and flow
 
 
@@ -64,12 +64,14 @@ def test_flows_stay_in_order_while_sas_are_rekeyed(
     assert [(result.lost, result.duplicates, result.reordered) for result in results] == [(0, 0, 0)] * len(flows), (
         results
     )
+    spread = 0
     for end in ends:
         workers = check_books(end)
         assert [worker["name"] for worker in workers] == [f"ipsf-worker{i}" for i in range(count)]
         assert sum(worker["inbound"]["rx_packets"] > 1000 for worker in workers) == 1, "one SA, one owner"
         assert sum(worker["handed_over"] for worker in workers) < 1000, "the kernel brings packets to the owner"
-        assert sum(worker["outbound"]["rx_packets"] > 100 for worker in workers) > 1, "flows are spread"
+        spread = max(spread, sum(worker["outbound"]["rx_packets"] > 100 for worker in workers))
+    assert spread > 1, "flows are spread"
 
 
 def test_tcp_both_ways(sites: TwoSites, start_gateway: StartGateway) -> None:

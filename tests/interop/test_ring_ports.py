@@ -229,12 +229,17 @@ def test_a_device_goes_down_and_comes_back(sites: TwoSites, start_gateway: Start
     ends.warm()
 
 
+@pytest.fixture(scope="module")
+def way_in_the_clear(sites: TwoSites) -> None:
+    sites.a.gateway.add_route("10.2.0.0/24", B.outer[0])
+    sites.b.gateway.add_route("10.1.0.0/24", A.outer[0])
+
+
+@pytest.mark.usefixtures("way_in_the_clear")
 @pytest.mark.parametrize("kind", KINDS)
 def test_explicit_policies_stay_with_the_kernel(sites: TwoSites, start_gateway: StartGateway, kind: str) -> None:
     """A BYPASS policy for one address: its packets are forwarded in the clear, untouched by the ring port."""
     policy = {"action": "bypass", "destination": f"{B.host[0]}/32"}
-    sites.a.gateway.add_route("10.2.0.0/24", B.outer[0])
-    sites.b.gateway.add_route("10.1.0.0/24", A.outer[0])
     ends = Ends.__new__(Ends)
     ends.sites = sites
     ends.a = start_gateway(sites.a.gateway, _with(tunnel_config(A, B), rings(kind), [policy]))
