@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.control import Command, Say, Verb
 from ipsecfast.errors import ControlError
 from ipsecfast.ike.actions import Action, Notify
@@ -17,7 +18,6 @@ from ipsecfast.ike.child import LIVE
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.snapshot import ChildStatus, IkeSaStatus
 from ipsecfast.ike.states import IkeState
-from ipsecfast.model import ConnectionConfig
 
 # The events of `Notify` that mean that a command of this kind has failed.
 FAILURES = {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ipsecfast.arrays import SA_COUNT_DTYPE
 from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
+from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.dataplane import (
     DROP_HELP,
     DROP_REASONS,
@@ -26,16 +27,7 @@ from ipsecfast.dataplane import (
 )
 from ipsecfast.engines import resolve_engine
 from ipsecfast.errors import DataPlaneError
-from ipsecfast.model import (
-    MIN_IPV6_MTU,
-    ChildConfig,
-    ConnectionConfig,
-    DataPlaneEvent,
-    IPAddress,
-    Path,
-    SaParams,
-    TransformType,
-)
+from ipsecfast.model import MIN_IPV6_MTU, DataPlaneEvent, IPAddress, Path, SaParams, TransformType
 from ipsecfast.netlink import Netlink, TunNetwork
 from ipsecfast.rings import Rings
 from ipsecfast.spd import ChildKey, Selectors, SpdBook, SpdChange

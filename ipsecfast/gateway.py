@@ -20,6 +20,7 @@ from typing import Any
 
 from ipsecfast.commands import SEND_FAILED, Commands
 from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.control import Command, ControlServer, Say, Verb
 from ipsecfast.dataplane import choose_engine
 from ipsecfast.errors import ConfigError, ConfigProblem, DataPlaneError, IpsecError, SetupError
@@ -37,7 +38,7 @@ from ipsecfast.ike.actions import (
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
-from ipsecfast.model import IKE_PORT, ConnectionConfig, IkeDatagram, InboundSeen, IPAddress
+from ipsecfast.model import IKE_PORT, IkeDatagram, InboundSeen, IPAddress
 from ipsecfast.netlink import Changes, Netlink
 from ipsecfast.preflight import (
     advice,

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from ipsecfast.configured import PrivateKey
 from ipsecfast.errors import PkiError
-from ipsecfast.model import PrivateKey
 
 T = TypeVar("T")
 

@@ -8,8 +8,9 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from ipsecfast.config import GatewayConfig, concrete_remote
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.errors import ConfigProblem, SetupError
-from ipsecfast.model import ConnectionConfig, IPAddress, IPNetwork, TrafficSelector
+from ipsecfast.model import IPAddress, IPNetwork, TrafficSelector
 from ipsecfast.netlink import Netlink, PathToPeer, TunNetwork, sysctl_path
 from ipsecfast.spd import needs_forwarding
 

@@ -13,15 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count, product
 from typing import TypeAlias
 
-from ipsecfast.model import (
-    ConnectionConfig,
-    IPAddress,
-    Mode,
-    Policy,
-    PolicyAction,
-    SaParams,
-    TrafficSelector,
-)
+from ipsecfast.configured import ConnectionConfig
+from ipsecfast.model import IPAddress, Mode, Policy, PolicyAction, SaParams, TrafficSelector
 from ipsecfast.routes import RouteBook
 
 ChildKey: TypeAlias = tuple[str, str]

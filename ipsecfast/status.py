@@ -40,8 +40,9 @@ from typing import Any, TypeAlias
 
 from ipsecfast import __version__
 from ipsecfast.config import GatewayConfig
+from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.ike.snapshot import ChildStatus, ConnectionStatus, IkeSaStatus
-from ipsecfast.model import ChildConfig, ConnectionConfig, Path
+from ipsecfast.model import Path
 from ipsecfast.spd import ChildKey
 
 SCHEMA = 1

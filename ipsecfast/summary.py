@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ipsecfast.config import GatewayConfig
-from ipsecfast.model import ChildConfig, ConnectionConfig, PolicyAction, StartAction
+from ipsecfast.configured import ChildConfig, ConnectionConfig
+from ipsecfast.model import PolicyAction, StartAction
 
 _WHEN = {
     StartAction.START: "negotiated at start",

@@ -29,25 +29,16 @@ from numpy.typing import NDArray
 
 from ipsecfast.arrays import POLICY_DTYPE, SA_DTYPE, policy_array, sa_array
 from ipsecfast.bench.workload import inbound, sa_params
+from ipsecfast.configured import AuthConfig, ChildConfig, ConnectionConfig, PresharedKey
 from ipsecfast.dataplane import DataPlane, Spd
 from ipsecfast.errors import IpsecError
+from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.ike.states import IkeState
 from ipsecfast.measure import StageBench
-from ipsecfast.model import (
-    AuthConfig,
-    ChildConfig,
-    ConnectionConfig,
-    Identity,
-    Path,
-    Policy,
-    PolicyAction,
-    PresharedKey,
-    ProtocolId,
-    TrafficSelector,
-)
+from ipsecfast.model import Path, Policy, PolicyAction, ProtocolId, TrafficSelector
 
 INSERTIONS = 15
 QUESTIONS = 20_000

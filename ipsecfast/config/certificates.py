@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, l
 from ipsecfast.config import values
 from ipsecfast.config.secrets import access_mistake
 from ipsecfast.config.section import Section
+from ipsecfast.configured import AuthConfig, AuthKind, PrivateKey
+from ipsecfast.identity import Identity
 from ipsecfast.ike.certificates import has_identity, identities_text, subject_identity
-from ipsecfast.model import AuthConfig, AuthKind, Identity, PrivateKey
 
 _PEM = b"-----BEGIN"
 PRIVATE_KEYS = get_args(PrivateKey)

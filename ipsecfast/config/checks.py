@@ -9,18 +9,8 @@ from typing import TypeAlias
 from ipsecfast.config.gateway import GatewayConfig
 from ipsecfast.config.lines import KeyPath
 from ipsecfast.config.section import Report
-from ipsecfast.model import (
-    MIN_IPV6_MTU,
-    AuthKind,
-    ChildConfig,
-    ConnectionConfig,
-    IPAddress,
-    IPNetwork,
-    Mode,
-    Policy,
-    StartAction,
-    TrafficSelector,
-)
+from ipsecfast.configured import AuthKind, ChildConfig, ConnectionConfig
+from ipsecfast.model import MIN_IPV6_MTU, IPAddress, IPNetwork, Mode, Policy, StartAction, TrafficSelector
 
 Selectors: TypeAlias = Sequence[TrafficSelector | None]
 

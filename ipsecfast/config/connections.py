@@ -8,23 +8,10 @@ from enum import StrEnum
 from ipsecfast.config import certificates, values
 from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
+from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, ConnectionConfig, Fragmentation
+from ipsecfast.identity import Identity
 from ipsecfast.ike.crypto import HAS_ML_KEM
-from ipsecfast.model import (
-    AuthConfig,
-    AuthKind,
-    ChildConfig,
-    ConnectionConfig,
-    CopyField,
-    Fragmentation,
-    Identity,
-    IPAddress,
-    IPNetwork,
-    Lifetime,
-    Mode,
-    Proposal,
-    StartAction,
-    TrafficSelector,
-)
+from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
 
 # X25519 and ML-KEM first (RFC 9370): what is recorded today stays secret when quantum computers come. A peer without it
 # takes one of the others. ESP has its share of it by SK_d; the key exchange of its own may be a classic one.

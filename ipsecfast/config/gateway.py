@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.errors import ConfigProblem
-from ipsecfast.model import ConnectionConfig, Policy
+from ipsecfast.model import Policy
 
 DEFAULT_CONTROL = "/run/ipsecfast/ipsecfast.sock"
 DEFAULT_TUN = "ipsec0"

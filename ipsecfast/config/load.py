@@ -25,8 +25,8 @@ from ipsecfast.config.lines import key_lines
 from ipsecfast.config.policies import read_policies
 from ipsecfast.config.secrets import access_mistake, read_secrets, secrets_for
 from ipsecfast.config.section import Report, Section
+from ipsecfast.configured import ConnectionConfig, PresharedKey
 from ipsecfast.errors import ConfigError, ConfigProblem
-from ipsecfast.model import ConnectionConfig, PresharedKey
 
 _MIN_MTU, _MAX_MTU = 576, 65535
 

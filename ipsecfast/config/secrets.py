@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from ipsecfast.config import values
 from ipsecfast.config.section import Section
-from ipsecfast.model import ConnectionConfig, Identity, PresharedKey
+from ipsecfast.configured import ConnectionConfig, PresharedKey
+from ipsecfast.identity import Identity
 
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

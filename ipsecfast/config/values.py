@@ -14,12 +14,12 @@ from typing import TypeAlias, TypeVar
 from cryptography import x509
 
 from ipsecfast.config.gateway import Carrier, RingChoice, RingKind
+from ipsecfast.identity import Identity
 from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.model import (
     MAX_PORT,
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
-    Identity,
     IPAddress,
     IPNetwork,
     Proposal,

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
 
+from ipsecfast.configured import PublicKey
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import AuthenticationFailed, CertEncoding, IdType, InvalidSyntax
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import CertPayload, CertreqPayload
 from ipsecfast.ike.signature import is_supported, key_text
-from ipsecfast.model import Identity, PublicKey
 
 T = TypeVar("T", bound=x509.ExtensionType)
 

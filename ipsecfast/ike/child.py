@@ -12,11 +12,12 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.actions import Action, ActivateOutbound, InstallSa, MovePeer, RemoveSa
 from ipsecfast.ike.proposal import has_ml_kem
 from ipsecfast.ike.selectors import SelectorPair
 from ipsecfast.ike.timers import Timer
-from ipsecfast.model import ChildConfig, Path, Proposal, SaParams
+from ipsecfast.model import Path, Proposal, SaParams
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

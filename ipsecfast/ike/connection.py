@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
+from ipsecfast.configured import ChildConfig, ConnectionConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike import pad
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
@@ -17,7 +19,7 @@ from ipsecfast.ike.proposal import select
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.timers import Timer
-from ipsecfast.model import IKE_PORT, Acquire, ChildConfig, ConnectionConfig, Identity, Path, Proposal, StartAction
+from ipsecfast.model import IKE_PORT, Acquire, Path, Proposal, StartAction
 
 Wanted: TypeAlias = tuple[tuple[ChildConfig, Acquire | None], ...]
 

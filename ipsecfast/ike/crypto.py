@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ipsecfast.ike.constants import BY_TRANSFORM, Algorithm, IntegId, IntegrityError, InvalidSyntax, KeGroup, PrfId
+from ipsecfast.ike.algorithms import BY_TRANSFORM, Algorithm
+from ipsecfast.ike.constants import IntegId, IntegrityError, InvalidSyntax, KeGroup, PrfId
 from ipsecfast.model import Transform, TransformType
 
 with warnings.catch_warnings():  # cryptography 50 announces the end of these; MODP 14 and 15 stay IKEv2's common ground

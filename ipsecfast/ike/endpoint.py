@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from hashlib import sha256
 
+from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.errors import ProtocolError
 from ipsecfast.ike import pad
 from ipsecfast.ike.actions import Action, Transmit
@@ -42,8 +43,6 @@ from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import TRANSITIONS
 from ipsecfast.model import (
     Acquire,
-    ChildConfig,
-    ConnectionConfig,
     DataPlaneEvent,
     FirstInbound,
     HardLifetime,

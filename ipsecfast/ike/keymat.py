@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ipsecfast.ike.constants import BY_TRANSFORM
+from ipsecfast.ike.algorithms import BY_TRANSFORM
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.model import Transform
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+from ipsecfast.configured import ConnectionConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import IdType
-from ipsecfast.model import ConnectionConfig, Identity, IPAddress, IPNetwork, Path
+from ipsecfast.model import IPAddress, IPNetwork, Path
 
 
 def address_rank(configured: Sequence[IPAddress | IPNetwork], address: IPAddress) -> int:

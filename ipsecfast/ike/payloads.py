@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
     MAX_NONCE,
@@ -23,7 +24,7 @@ from ipsecfast.ike.constants import (
     TsType,
 )
 from ipsecfast.ike.proposal import decode_proposals, encode_proposals
-from ipsecfast.model import Identity, Proposal, ProtocolId, TrafficSelector
+from ipsecfast.model import Proposal, ProtocolId, TrafficSelector
 
 KE_HEADER = struct.Struct(">H2x")  # group
 TYPED_HEADER = struct.Struct(">B3x")  # ID type, authentication method, CFG type or number of selectors

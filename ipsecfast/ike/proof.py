@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from ipsecfast.configured import AuthKind, ConnectionConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike import certificates, pad, signature
 from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, PayloadType
 from ipsecfast.ike.exchange.base import require
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, Payload
-from ipsecfast.model import AuthKind, ConnectionConfig, Identity
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

@@ -10,16 +10,13 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from ipsecfast.ike.algorithms import ALGORITHMS, BY_KEYWORD, BY_TRANSFORM, Algorithm
 from ipsecfast.ike.constants import (
     ADDITIONAL_KES,
-    ALGORITHMS,
-    BY_KEYWORD,
-    BY_TRANSFORM,
     ESP_SPI_LENGTH,
     ML_KEM,
     SPI_LENGTH,
     TRANSFORM_IDS,
-    Algorithm,
     EsnId,
     IntegId,
     InvalidSyntax,

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Notify
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
@@ -38,7 +40,7 @@ from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import OPENING, TRANSITIONS, Handler
 from ipsecfast.ike.window import Arrival
-from ipsecfast.model import Acquire, ChildConfig, Identity, Path
+from ipsecfast.model import Acquire, Path
 
 if TYPE_CHECKING:
     from ipsecfast.ike.connection import Connection
@@ -475,41 +477,6 @@ class IkeSa(Channel):
     def rekey_unsettled(self) -> bool:
         """A successor to which the Child SAs may still come, once the nonces of both rekeys are known."""
         return self.predecessor is not None and self.predecessor.state is IkeState.ESTABLISHED
-
-    def hand_over(self, new: IkeSa, now: float) -> None:
-        """s2.8: the Child SAs and all that waits go to the successor; this one only waits for its DELETE."""
-        for child in self.children.values():
-            child.ike = new
-        new.children |= self.children
-        self.children = {}
-        moving = [e for e in (*self.queue, *self.delayed) if not isinstance(e, (RekeyIke, DeleteIke, Liveness))]
-        self.queue.clear()
-        self.delayed.clear()
-        self.state = IkeState.REKEYED
-        drop_pending(self)
-        self.context.timers.clear_all(self)
-        self.go_on_waiting(now)
-        self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
-        new.note("ike-rekeyed", f"took the place of {self}")
-        if self.closing is not None:
-            new.delete(self.closing, now)
-        for exchange in moving:
-            new.start(exchange, now)
-
-    def settle_rekey(self, now: float) -> None:
-        """The peer's successor stands and ours does not: it gets the Child SAs."""
-        theirs = self.peer_successor
-        if theirs is not None and self.state is IkeState.ESTABLISHED and theirs.state is IkeState.ESTABLISHED:
-            self.hand_over(theirs, now)
-
-    def retire_redundant(self, now: float) -> None:
-        """s2.8.2: the peer made it and deletes it; should that not come, it goes by itself."""
-        self.redundant = True
-        self.context.timers.clear_all(self)
-        if self.state is not IkeState.CLOSED:
-            self.context.timers.set(self, Timer.EXPIRE, now + self.context.settings.retransmit.total)
-        else:
-            self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ipsecfast.model import ChildConfig, IPAddress, Mode, TrafficSelector
+from ipsecfast.configured import ChildConfig
+from ipsecfast.model import IPAddress, Mode, TrafficSelector
 
 # More selectors than this in an answer only cost: narrowing may always leave some out.
 MAX_SELECTORS = 32

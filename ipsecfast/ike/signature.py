@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
+from ipsecfast.configured import PrivateKey, PublicKey
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, HashAlgorithm
-from ipsecfast.model import PrivateKey, PublicKey
 
 MIN_RSA_BITS = 2048  # RFC 8247 s4.1.1
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecfast.errors import ProtocolError
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import IntegrityError, NoProposalChosen, NotifyType, PayloadType
 from ipsecfast.ike.crypto import SkCipher, generate_key_exchange
 from ipsecfast.ike.message import Message, encode_message, open_message, parse_header, parse_message, seal_message
@@ -37,7 +38,7 @@ from ipsecfast.ike.payloads import (
     VendorIdPayload,
 )
 from ipsecfast.ike.proposal import mismatch_text, parse_proposal, proposal_text, select
-from ipsecfast.model import Identity, ProtocolId, TrafficSelector, Transform, TransformType, parse_address
+from ipsecfast.model import ProtocolId, TrafficSelector, Transform, TransformType, parse_address
 
 ROUNDS = int(os.environ.get("IPSECFAST_FUZZ_ROUNDS", "1"))
 IKE_PROPOSALS = [

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from ipsecfast.identity import Identity
 from ipsecfast.ike.auth import (
     IntAuth,
     make_cookie,
@@ -20,7 +21,6 @@ from ipsecfast.ike.auth import (
 from ipsecfast.ike.constants import PayloadType
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.payloads import IdPayload
-from ipsecfast.model import Identity
 
 NAMES = {5: "sha256", 6: "sha384", 7: "sha512"}
 SPI_I, SPI_R = b"initiatr", b"respondr"

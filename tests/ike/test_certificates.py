@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec
 from cryptography.x509.oid import NameOID
 
+from ipsecfast.identity import Identity
 from ipsecfast.ike import certificates
 from ipsecfast.ike.constants import AuthenticationFailed, IdType, InvalidSyntax
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import CertPayload
-from ipsecfast.model import Identity
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 NOW = dt.datetime.now(dt.UTC)

@@ -12,15 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ipsecfast.ike.constants import (
-    ADDITIONAL_KES,
-    ALGORITHMS,
-    BY_TRANSFORM,
-    IntegrityError,
-    InvalidSyntax,
-    KeGroup,
-    PrfId,
-)
+from ipsecfast.ike.algorithms import ALGORITHMS, BY_TRANSFORM
+from ipsecfast.ike.constants import ADDITIONAL_KES, IntegrityError, InvalidSyntax, KeGroup, PrfId
 from ipsecfast.ike.crypto import (
     ECP_GROUPS,
     MODP_GROUPS,

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from ipsecfast.ike.constants import BY_KEYWORD
+from ipsecfast.ike.algorithms import BY_KEYWORD
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.keymat import IkeKeys, derive_child_keys, derive_ike_keys, derive_rekeyed_ike_keys, prf_plus
 

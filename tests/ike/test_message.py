@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import (
     ExchangeType,
     IntegrityError,
@@ -41,7 +42,7 @@ from ipsecfast.ike.payloads import (
     VendorIdPayload,
 )
 from ipsecfast.ike.proposal import parse_proposal
-from ipsecfast.model import Identity, ProtocolId, TrafficSelector, Transform, TransformType, parse_address
+from ipsecfast.model import ProtocolId, TrafficSelector, Transform, TransformType, parse_address
 
 SPI_I, SPI_R = bytes(range(1, 9)), bytes(range(0xA1, 0xA9))
 PROPOSAL = parse_proposal("aes128gcm16-aes256gcm16-prfsha256-x25519-ecp256", ProtocolId.IKE)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import InvalidSyntax, NotifyType, PayloadType
 from ipsecfast.ike.payloads import (
     PARSERS,
@@ -29,7 +30,7 @@ from ipsecfast.ike.payloads import (
     UnknownSelector,
     VendorIdPayload,
 )
-from ipsecfast.model import Identity, Proposal, ProtocolId, TrafficSelector, Transform, TransformType
+from ipsecfast.model import Proposal, ProtocolId, TrafficSelector, Transform, TransformType
 
 octets = st.binary(max_size=64)
 u8, u16 = st.integers(0, 255), st.integers(0, 65535)

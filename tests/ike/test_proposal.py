@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipsecfast.ike import proposal
-from ipsecfast.ike.constants import ADDITIONAL_KES, ALGORITHMS, BY_KEYWORD, NoProposalChosen
+from ipsecfast.ike.algorithms import ALGORITHMS, BY_KEYWORD
+from ipsecfast.ike.constants import ADDITIONAL_KES, NoProposalChosen
 from ipsecfast.ike.proposal import (
     ProposalError,
     accept_answer,

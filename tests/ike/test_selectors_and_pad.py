@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 from simulation import child, connection, selector
 
+from ipsecfast.configured import PresharedKey
+from ipsecfast.identity import Identity
 from ipsecfast.ike import pad
 from ipsecfast.ike.child import LANES, SLOT_MASK, InboundSpis, Reqids
 from ipsecfast.ike.selectors import (
@@ -19,7 +21,7 @@ from ipsecfast.ike.selectors import (
     with_address,
     within,
 )
-from ipsecfast.model import Identity, Mode, Path, PresharedKey, TrafficSelector
+from ipsecfast.model import Mode, Path, TrafficSelector
 
 
 def small(rng: random.Random) -> TrafficSelector:

@@ -6,9 +6,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
+from ipsecfast.configured import PrivateKey
 from ipsecfast.ike import signature
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, HashAlgorithm
-from ipsecfast.model import PrivateKey
 
 OCTETS = b"IKE_SA_INIT, nonce, identity"
 ALL = frozenset(signature.SUPPORTED_HASHES)

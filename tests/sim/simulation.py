@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from itertools import count
 
+from ipsecfast.configured import AuthConfig, ChildConfig, ConnectionConfig, PresharedKey
+from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import (
     Action,
     ActivateOutbound,
@@ -46,16 +48,11 @@ from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
 from ipsecfast.model import (
     Acquire,
-    AuthConfig,
-    ChildConfig,
-    ConnectionConfig,
     FirstInbound,
-    Identity,
     InboundSeen,
     Lifetime,
     Path,
     PeerMoved,
-    PresharedKey,
     ProtocolId,
     SaParams,
     StartAction,

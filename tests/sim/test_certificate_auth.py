@@ -9,10 +9,11 @@ from datetime import timedelta
 import pytest
 from simulation import ADDRESS, Pair, connection, run_quiet
 
+from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike import signature
 from ipsecfast.ike.constants import AuthMethod, NotifyType
 from ipsecfast.ike.exchange import ike_sa_init
-from ipsecfast.model import AuthConfig, AuthKind, ConnectionConfig, Identity
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 ID = {"a": Identity(2, b"a.test"), "b": Identity(2, b"b.test")}

@@ -9,6 +9,7 @@ import pytest
 from simulation import Link, Pair, child, connection, run_quiet
 from test_collisions import lose_first, lowest_is
 
+from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
@@ -20,7 +21,6 @@ from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.timers import Timer
-from ipsecfast.model import Fragmentation
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 TRIPLE = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke4_x448"

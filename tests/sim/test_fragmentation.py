@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from simulation import Link, Pair, connection, own_cipher, run_quiet
 
+from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.fragments import Reassembly, open_fragment
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload
-from ipsecfast.model import Fragmentation
 
 NARROW = Settings(fragment_size={4: 200, 6: 220})
 

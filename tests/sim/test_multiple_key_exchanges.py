@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from simulation import Link, Pair, connection, run_quiet
 
 from ipsecfast.config.connections import DEFAULT_IKE_PROPOSALS
+from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
@@ -19,7 +20,6 @@ from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.snapshot import ike_sa_status
 from ipsecfast.ike.timers import Backoff
-from ipsecfast.model import Fragmentation
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 CLASSIC = "aes256gcm16-prfsha384-x25519"

@@ -19,6 +19,8 @@ from simulation import (
     selector,
 )
 
+from ipsecfast.configured import AuthConfig, PresharedKey
+from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
@@ -30,7 +32,7 @@ from ipsecfast.ike.exchange.child_offer import ChildRequest, ChildTerms, agree
 from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
 from ipsecfast.ike.payloads import NotifyPayload, TsPayload
 from ipsecfast.ike.sa import IkeSa
-from ipsecfast.model import Acquire, AuthConfig, Identity, Mode, Path, PresharedKey, TrafficSelector, UnknownSpi
+from ipsecfast.model import Acquire, Mode, Path, TrafficSelector, UnknownSpi
 
 
 def logged(pair: Pair, name: str, event: str) -> str:

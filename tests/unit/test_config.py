@@ -12,16 +12,8 @@ import pytest
 from ipsecfast.config import GatewayConfig, PollMode, RingChoice, RingKind, load_config
 from ipsecfast.config.section import key_text
 from ipsecfast.errors import ConfigError, ConfigProblem
-from ipsecfast.model import (
-    CopyField,
-    Identity,
-    Mode,
-    PolicyAction,
-    ProtocolId,
-    StartAction,
-    TrafficSelector,
-    TransformType,
-)
+from ipsecfast.identity import Identity
+from ipsecfast.model import CopyField, Mode, PolicyAction, ProtocolId, StartAction, TrafficSelector, TransformType
 
 Write: TypeAlias = Callable[..., Path]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ipsecfast.config import load_config, values
+from ipsecfast.configured import AuthKind
 from ipsecfast.errors import ConfigError, PkiError
+from ipsecfast.identity import Identity, distinguished_name
 from ipsecfast.ike.certificates import subject_identity
-from ipsecfast.model import AuthKind, Identity, distinguished_name
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 TEXT = """

@@ -8,7 +8,7 @@ import pytest
 
 from ipsecfast.config import GatewayConfig
 from ipsecfast.config.values import AddressEntry
-from ipsecfast.model import AuthConfig, ConnectionConfig
+from ipsecfast.configured import AuthConfig, ConnectionConfig
 from ipsecfast.netlink import PathToPeer
 from ipsecfast.preflight import ANYWHERE, foreign_local_addresses, with_local_address
 

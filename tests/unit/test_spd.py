@@ -8,17 +8,8 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from ipsecfast.config.values import fixed_selector
-from ipsecfast.model import (
-    AuthConfig,
-    ChildConfig,
-    ConnectionConfig,
-    IPAddress,
-    Path,
-    Policy,
-    PolicyAction,
-    SaParams,
-    TrafficSelector,
-)
+from ipsecfast.configured import AuthConfig, ChildConfig, ConnectionConfig
+from ipsecfast.model import IPAddress, Path, Policy, PolicyAction, SaParams, TrafficSelector
 from ipsecfast.netlink import Route, networks_of
 from ipsecfast.spd import SpdBook, needs_forwarding, resolve_selectors
 

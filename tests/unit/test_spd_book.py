@@ -11,18 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipsecfast.config.values import fixed_selector
-from ipsecfast.model import (
-    AuthConfig,
-    ChildConfig,
-    ConnectionConfig,
-    IPAddress,
-    IPNetwork,
-    Path,
-    Policy,
-    PolicyAction,
-    SaParams,
-    TrafficSelector,
-)
+from ipsecfast.configured import AuthConfig, ChildConfig, ConnectionConfig
+from ipsecfast.model import IPAddress, IPNetwork, Path, Policy, PolicyAction, SaParams, TrafficSelector
 from ipsecfast.netlink import Route, networks_of
 from ipsecfast.spd import ChildKey, Selectors, SpdBook, SpdChange
 

@@ -20,6 +20,7 @@ class Exchange(ABC):
 
     type: ExchangeType
     states: ClassVar[frozenset[IkeState]]  # in which the request may leave; it waits while the SA is CONNECTING
+    moves: ClassVar[bool] = True  # while it waits, it goes over to the successor of its IKE SA
 
     @abstractmethod
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import InvalidKePayload, InvalidSyntax, NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
@@ -24,7 +25,7 @@ from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
 from ipsecfast.ike.proposal import additional_groups, key_exchange_groups
-from ipsecfast.model import Acquire, ChildConfig, Proposal
+from ipsecfast.model import Acquire, Proposal
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

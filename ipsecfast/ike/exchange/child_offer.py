@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
@@ -35,7 +36,7 @@ from ipsecfast.ike.selectors import (
     with_address,
     within,
 )
-from ipsecfast.model import Acquire, ChildConfig, ConnectionConfig, Mode, Proposal, SaParams, TransformType
+from ipsecfast.model import Acquire, Mode, Proposal, SaParams, TransformType
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.exchange import rekey_child, rekey_ike
@@ -19,7 +20,7 @@ from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload, SaPayload
 from ipsecfast.ike.states import Cause
-from ipsecfast.model import Acquire, ChildConfig, ProtocolId
+from ipsecfast.model import Acquire, ProtocolId
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

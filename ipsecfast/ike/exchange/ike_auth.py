@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import ChildConfig
+from ipsecfast.identity import Identity
 from ipsecfast.ike import pad
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
@@ -35,7 +37,7 @@ from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.proof import prove, verify
 from ipsecfast.ike.states import IkeState
-from ipsecfast.model import Acquire, ChildConfig, Identity
+from ipsecfast.model import Acquire
 
 if TYPE_CHECKING:
     from ipsecfast.ike.connection import Connection

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
@@ -41,7 +42,7 @@ from ipsecfast.ike.proposal import (
 from ipsecfast.ike.signature import SUPPORTED_HASHES
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
-from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, AuthKind, ChildConfig, Fragmentation, Proposal
+from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, Proposal
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

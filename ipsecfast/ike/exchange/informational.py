@@ -23,6 +23,7 @@ from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, Payload
 from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.succession import settle_rekey
 from ipsecfast.model import ProtocolId
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Liveness(Exchange):
 
     type = ExchangeType.INFORMATIONAL
     states = frozenset({IkeState.ESTABLISHED})
+    moves = False
 
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
         return ()
@@ -72,6 +74,7 @@ class DeleteIke(Exchange):
 
     type = ExchangeType.INFORMATIONAL
     states = frozenset({IkeState.ESTABLISHED, IkeState.REKEYED})
+    moves = False
 
     def __init__(self, cause: Cause) -> None:
         self.cause = cause
@@ -158,7 +161,7 @@ def respond_closing(sa: IkeSa, message: Message, now: float) -> Sequence[Payload
 
 def _peer_deletes_ike(sa: IkeSa, now: float) -> Sequence[Payload]:
     """Answered with an empty response, and the IKE SA is gone; our own DELETE or rekey is forgotten (s2.25.2)."""
-    sa.settle_rekey(now)  # s2.8.2: after a rekey the Child SAs live on
+    settle_rekey(sa, now)  # s2.8.2: after a rekey the Child SAs live on
     if sa.state == IkeState.REKEYED or sa.redundant or sa.rekey_unsettled:
         sa.close(Cause.REKEYED, now)
     elif sa.state == IkeState.DELETING:

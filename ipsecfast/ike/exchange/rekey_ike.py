@@ -30,6 +30,7 @@ from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
 from ipsecfast.ike.proposal import accept_answer, additional_groups, key_exchange_groups, select
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey
 from ipsecfast.ike.suite import Suite
 from ipsecfast.model import Proposal
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 class RekeyIke(KeyedExchange):
     """The initiator's side."""
+
+    moves = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,18 +83,18 @@ class RekeyIke(KeyedExchange):
         if theirs is not None and min(new.nonces) < min(theirs.nonces):
             new.redundant = True
             new.start(DeleteIke(Cause.REKEYED), now)
-            sa.hand_over(theirs, now)
+            hand_over(sa, theirs, now)
             return
         if theirs is not None:
-            theirs.retire_redundant(now)
-        sa.hand_over(new, now)
+            retire_redundant(theirs, now)
+        hand_over(sa, new, now)
         sa.start(DeleteIke(Cause.REKEYED), now, first=True)
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         code = error_code(error)
         self._begin_anew()
         if sa.peer_successor is not None:  # s2.25.2: ours came too late; the peer's stands
-            sa.settle_rekey(now)
+            settle_rekey(sa, now)
         elif code == NotifyType.INVALID_KE_PAYLOAD and self._group is None:
             group = int.from_bytes(error.notify_data, "big")
             if group in key_exchange_groups(self._proposals):
@@ -130,7 +133,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         nonces, spis = (nonce_i, nonce_r), (spi_i, spi_r)
         sa.peer_successor = successor(sa, proposal, nonces, spis, shared, additional, initiator=False, now=now)
         if not sa.begins_rekey:
-            sa.settle_rekey(now)
+            settle_rekey(sa, now)
 
     groups = additional_groups((proposal,))
     if not groups:

@@ -1,0 +1,118 @@
+"""What the operator wants: the connections of the configuration file as frozen values, without a word of TOML.
+
+`ipsecfast.config` makes them, the IKE core takes them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
+from cryptography.x509 import Certificate
+
+from ipsecfast.identity import Identity
+from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
+
+PublicKey: TypeAlias = (
+    rsa.RSAPublicKey
+    | ec.EllipticCurvePublicKey
+    | ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
+    | mldsa.MLDSA44PublicKey
+    | mldsa.MLDSA65PublicKey
+    | mldsa.MLDSA87PublicKey
+)
+PrivateKey: TypeAlias = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | ed448.Ed448PrivateKey
+    | mldsa.MLDSA44PrivateKey
+    | mldsa.MLDSA65PrivateKey
+    | mldsa.MLDSA87PrivateKey
+)
+
+
+class AuthKind(StrEnum):
+    """How one side proves who it is: by a pre-shared key or by a signature."""
+
+    PSK = "psk"
+    PUBKEY = "pubkey"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """How one side proves who it is. `identity` None (remote only) accepts any identity that has the proof.
+
+    With PUBKEY, local: `certificates` are ours, then those that lead to the authority, `key` its private key. Remote:
+    `authorities` may vouch for the peer, or it has one of `certificates` itself.
+    """
+
+    identity: Identity | None
+    method: AuthKind = AuthKind.PSK
+    certificates: tuple[Certificate, ...] = ()
+    authorities: tuple[Certificate, ...] = ()
+    key: PrivateKey | None = field(default=None, repr=False)
+    rsa_pss: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PresharedKey:
+    """A secret and the identities it belongs to (both ends; empty: any)."""
+
+    identities: tuple[Identity, ...]
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """One Child SA that the operator wants. Selectors None stand for swanctl's `dynamic`: the IKE address itself."""
+
+    name: str
+    local_ts: tuple[TrafficSelector | None, ...]
+    remote_ts: tuple[TrafficSelector | None, ...]
+    esp_proposals: tuple[Proposal, ...]
+    mode: Mode = Mode.TUNNEL
+    start_action: StartAction = StartAction.NONE
+    dpd_action: StartAction = StartAction.NONE
+    close_action: StartAction = StartAction.NONE
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    replay_window: int = 2048
+    copy_df: bool = True
+    copy_ecn: bool = True
+    copy_dscp: CopyField = CopyField.OUT
+
+
+class Fragmentation(StrEnum):
+    """IKE fragmentation (RFC 7383): both ways, only of what we receive, or not at all."""
+
+    YES = "yes"
+    ACCEPT = "accept"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionConfig:
+    """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
+
+    Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds). `encap`: ESP in UDP even
+    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT).
+    """
+
+    name: str
+    local_addrs: tuple[IPAddress | IPNetwork, ...]
+    remote_addrs: tuple[IPAddress | IPNetwork, ...]
+    proposals: tuple[Proposal, ...]
+    local: AuthConfig
+    remote: AuthConfig
+    children: tuple[ChildConfig, ...]
+    secrets: tuple[PresharedKey, ...] = field(default=(), repr=False)
+    encap: bool = False
+    nat_traversal: bool = True
+    lifetime: Lifetime = field(default_factory=Lifetime)
+    dpd_delay: float = 0.0
+    keyingtries: int = 1
+    unique: str = "replace"
+    fragmentation: Fragmentation = Fragmentation.YES
