@@ -95,7 +95,7 @@ def kernel() -> Kernel | str:
     found = Kernel(Path("/"))
     if tuple(map(int, found.release.split(".")[:2])) < (6, 13) and " amx_tile" in Path("/proc/cpuinfo").read_text():
         return (
-            f"user-mode Linux {found.release} does not know the registers of this CPU (AMX; from Linux 6.13 on it does): "
+            f"user-mode Linux {found.release} does not know the registers of this CPU (AMX; 6.13 and later do): "
             "ci/peers fetches a newer one"
         )
     return found
