@@ -67,6 +67,14 @@ class PresharedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PostquantumKey:
+    """A post-quantum pre-shared key (PPK, RFC 8784) and the octets of its PPK_ID, by which both ends name it."""
+
+    id: bytes
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ChildConfig:
     """One Child SA that the operator wants. Selectors None stand for swanctl's `dynamic`: the IKE address itself."""
 
@@ -98,7 +106,8 @@ class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
 
     Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds). `encap`: ESP in UDP even
-    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT).
+    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT). `ppks` are those that
+    `ppk_id` names; an initiator takes the first of them.
     """
 
     name: str
@@ -109,6 +118,9 @@ class ConnectionConfig:
     remote: AuthConfig
     children: tuple[ChildConfig, ...]
     secrets: tuple[PresharedKey, ...] = field(default=(), repr=False)
+    ppk_id: str | None = None
+    ppk_required: bool = False
+    ppks: tuple[PostquantumKey, ...] = field(default=(), repr=False)
     encap: bool = False
     nat_traversal: bool = True
     lifetime: Lifetime = field(default_factory=Lifetime)

@@ -11,7 +11,9 @@ connections[]     as configured, in the order of the file
     spi_i, spi_r  16 hexadecimal digits
     local, remote "address:port"; local_id, remote_id; nat {local, remote}: who is behind one
     proposal      algorithms in the words of the configuration, "" before they are negotiated
-    quantum_resistant  whether ML-KEM went into the keys, so that who records the traffic can't ever decrypt it
+    quantum_resistant  whether ML-KEM or a PPK went into the keys, so that who records the traffic can't ever decrypt it
+    ppk           the id of the post-quantum pre-shared key in SK_d, "" without one: with RFC 8784 the first IKE SA is
+                  not quantum-resistant, its Child SAs are
     established, rekey_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
@@ -137,6 +139,7 @@ def _ike_sa(sa: IkeSaStatus, windows: Mapping[str, int], counted: Mapping[SaKey,
         "nat": {"local": sa.local_nat, "remote": sa.remote_nat},
         "proposal": sa.proposal,
         "quantum_resistant": sa.quantum_resistant,
+        "ppk": sa.ppk,
         "established": round(sa.age, 3),
         "rekey_in": sa.rekey_in,
         "expires_in": sa.expires_in,

@@ -49,6 +49,7 @@ def _ike_line(ike_sa: dict[str, Any]) -> str:
     times = _times(ike_sa)
     translated = [f"{end} end" for end in ("local", "remote") if ike_sa["nat"][end]]
     strength = ", quantum-resistant" if ike_sa["quantum_resistant"] else ""
+    strength += f", PPK {ike_sa['ppk']}" if ike_sa["ppk"] else ""
     nat = f" (NAT at the {' and the '.join(translated)})" if translated else ""
     return (
         f"IKE SA {ike_sa['spi_i']}_i {ike_sa['spi_r']}_r {ike_sa['state']} as {role}{times}\n"

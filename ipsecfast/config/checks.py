@@ -53,7 +53,13 @@ def _texts(entries: Iterable[object]) -> list[str]:
 
 
 def check_secrets(connection: ConnectionConfig, path: KeyPath, report: Report) -> None:
-    """A connection without a key for its identities can't authenticate anyone."""
+    """A connection without a key for its identities can't authenticate anyone; a PPK that is named must be there."""
+    if connection.ppk_id is not None and not connection.ppks:
+        report.problem(
+            (*path, "ppk_id"), connection.ppk_id,
+            f'no secret has that id: add [secrets.{connection.name}-ppk] with type = "ppk", '
+            f'ids = ["{connection.ppk_id}"] and a secret',
+        )  # fmt: skip
     if connection.secrets or AuthKind.PSK not in (connection.local.method, connection.remote.method):
         return
     local, remote = connection.local.identity, connection.remote.identity

@@ -62,8 +62,12 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
         unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
+        ppk_id=section.take("ppk_id", values.optional(values.text), None),
+        ppk_required=section.take("ppk_required", values.boolean, False),
         fragmentation=section.take("fragmentation", values.choice(Fragmentation), Fragmentation.YES),
     )
+    if connection.ppk_required and connection.ppk_id is None:
+        section.problem("ppk_required", True, "needs a ppk_id, the name of the PPK in the secrets")
     if not connection.children:
         section.problem("children", None, f"missing: give at least one [connections.{name}.children.NAME]")
     section.finish()

@@ -23,9 +23,9 @@ from ipsecfast.config.gateway import (
 )
 from ipsecfast.config.lines import key_lines
 from ipsecfast.config.policies import read_policies
-from ipsecfast.config.secrets import access_mistake, read_secrets, secrets_for
+from ipsecfast.config.secrets import Secrets, access_mistake, ppks_for, read_secrets, secrets_for
 from ipsecfast.config.section import Report, Section
-from ipsecfast.configured import ConnectionConfig, PresharedKey
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.errors import ConfigError, ConfigProblem
 
 _MIN_MTU, _MAX_MTU = 576, 65535
@@ -97,16 +97,14 @@ def _unreadable(path: Path, message: str) -> ConfigError:
     return ConfigError([ConfigProblem(str(path), "file", "", message)])
 
 
-def _warn_of_readable_secrets(root: Section, path: Path, secrets: tuple[PresharedKey, ...]) -> None:
+def _warn_of_readable_secrets(root: Section, path: Path, secrets: Secrets) -> None:
     mistake = access_mistake(path.stat()) if secrets else None
     if mistake is not None:
         advice = "or keep the secrets in a file of their own"
         root.report.warning(("secrets",), None, f"this file holds secrets and {mistake}, {advice}")
 
 
-def _all_secrets(
-    root: Section, gateway: Section, config_path: Path, reports: list[Report]
-) -> tuple[PresharedKey, ...] | None:
+def _all_secrets(root: Section, gateway: Section, config_path: Path, reports: list[Report]) -> Secrets | None:
     """Those of the configuration and of the secrets file; None if that file is refused."""
     secrets = read_secrets(root)
     _warn_of_readable_secrets(root, config_path, secrets)
@@ -124,16 +122,17 @@ def _all_secrets(
     return secrets
 
 
-def _read_connections(
-    root: Section, secrets: tuple[PresharedKey, ...] | None, carrier: Carrier
-) -> tuple[ConnectionConfig, ...]:
+def _read_connections(root: Section, secrets: Secrets | None, carrier: Carrier) -> tuple[ConnectionConfig, ...]:
     connections = []
     report = root.report
     for name, section in root.sections("connections"):
         mistakes_before = len(report.problems)
         _check_names(name, section)
         connection = read_connection(name, section, carrier)
-        connection = dataclasses.replace(connection, secrets=secrets_for(connection, secrets or ()))
+        known = secrets or Secrets()
+        connection = dataclasses.replace(
+            connection, secrets=secrets_for(connection, known.preshared), ppks=ppks_for(connection, known.postquantum)
+        )
         connections.append(connection)
         if len(report.problems) == mistakes_before:  # else what follows from a mistake would be told as another one
             check_connection(connection, section.path, report)

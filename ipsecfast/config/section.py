@@ -135,6 +135,9 @@ class Section:
     def problem(self, key: str, value: object, message: str) -> None:
         self.report.problem((*self.path, key), value, message)
 
+    def warning(self, key: str, message: str) -> None:
+        self.report.warning((*self.path, key), None, message)
+
     def finish(self) -> None:
         """Reports every key that nobody asked for, with the known key that looks most like it."""
         for key, value in self._data.items():

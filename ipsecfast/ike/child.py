@@ -88,7 +88,7 @@ class ChildSa:
         self.ike = ike
         self.config = config
         self.proposal = proposal
-        self.quantum_resistant = ike.quantum_resistant or has_ml_kem(proposal)  # for good, whatever the IKE SA becomes
+        self.quantum_resistant = ike.sk_d_resistant or has_ml_kem(proposal)  # for good, whatever the IKE SA becomes
         self.selectors = selectors
         self.inbound = inbound
         self.outbound = outbound

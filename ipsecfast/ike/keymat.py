@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ipsecfast.ike.algorithms import BY_TRANSFORM
 from ipsecfast.ike.crypto import Prf
@@ -72,6 +72,32 @@ def derive_rekeyed_ike_keys(
     and new PRF are one, nonces and SPIs those of IKE_SA_INIT.
     """
     skeyseed = old_prf.compute(old_sk_d, shared + nonce_i + nonce_r + additional)
+    return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
+
+
+def mix_ppk(prf: Prf, ppk: bytes, keys: IkeKeys) -> IkeKeys:
+    """RFC 8784 s3: SK_d, SK_pi and SK_pr become prf+(PPK, SK_d), prf+(PPK, SK_pi) and prf+(PPK, SK_pr)."""
+
+    def mixed(key: bytes) -> bytes:
+        return prf_plus(prf, ppk, key, prf.key_length)
+
+    return replace(keys, sk_d=mixed(keys.sk_d), sk_pi=mixed(keys.sk_pi), sk_pr=mixed(keys.sk_pr))
+
+
+def derive_ppk_ike_keys(
+    prf: Prf,
+    encr: Transform,
+    integ: Transform | None,
+    ppk: bytes,
+    sk_d: bytes,
+    nonce_i: bytes,
+    nonce_r: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+) -> IkeKeys:
+    """RFC 9867 s3.1.2: SKEYSEED' = prf+(PPK, SK_d), and all keys from it as in s2.14; nonces and SPIs those of
+    IKE_SA_INIT."""
+    skeyseed = prf_plus(prf, ppk, sk_d, prf.key_length)
     return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
 
 

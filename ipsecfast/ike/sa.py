@@ -34,6 +34,7 @@ from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
+from ipsecfast.ike.ppk import PpkState
 from ipsecfast.ike.proposal import has_ml_kem, proposal_text
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
@@ -68,7 +69,8 @@ class IkeSa(Channel):
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
         self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
         self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges
-        self.quantum_resistant = False  # ML-KEM went into its keys, or into those of its predecessor
+        self.quantum_resistant = False  # ML-KEM or a PPK went into its keys, or into its predecessor's SK_d
+        self.ppk = PpkState()
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []
@@ -460,13 +462,19 @@ class IkeSa(Channel):
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor = self
-        new.quantum_resistant = self.quantum_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
+        new.quantum_resistant = self.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
+        new.ppk = self.ppk
         new.state = IkeState.ESTABLISHED
         new.established_at = now
         new.install_keys(suite, keys)
         self.context.ike_sas[new.own_spi] = new
         new._arm(now)
         return new
+
+    @property
+    def sk_d_resistant(self) -> bool:
+        """What is derived from it stays secret. With a PPK of RFC 8784 that is more than the IKE SA itself is."""
+        return self.quantum_resistant or self.ppk.key is not None
 
     @property
     def begins_rekey(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from simulation import Gateway, Pair, child, connection, own_cipher, replay_seed
 
+from ipsecfast.configured import PostquantumKey
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, Flags, PayloadType
 from ipsecfast.ike.context import Outcome
@@ -62,9 +63,11 @@ def accounted_for(gateway: Gateway) -> bool:
 
 
 def fresh(seed: int, **options: object) -> Pair:
-    """Every other seed with additional key exchanges."""
+    """Every other seed with additional key exchanges, every third with a PPK."""
     words = "x25519-ke1_mlkem768" if seed % 2 else "x25519"
     ike, esp = (f"aes128gcm16-prfsha256-{words}",), (f"aes128gcm16-{words}", "aes128gcm16")
+    if seed % 3 == 0:
+        options["ppks"] = (PostquantumKey(b"ppk", b"a post-quantum pre-shared key"),)
     ends = {
         x: connection(x, **options, ike=ike, children=tuple(child(f"net{n}", x, esp=esp) for n in (0, 1))) for x in "ab"
     }

@@ -8,7 +8,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from ipsecfast.ike.algorithms import BY_KEYWORD
 from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.keymat import IkeKeys, derive_child_keys, derive_ike_keys, derive_rekeyed_ike_keys, prf_plus
+from ipsecfast.ike.keymat import (
+    IkeKeys,
+    derive_child_keys,
+    derive_ike_keys,
+    derive_rekeyed_ike_keys,
+    mix_ppk,
+    prf_plus,
+)
 
 HASHES = {5: hashes.SHA256(), 6: hashes.SHA384(), 7: hashes.SHA512()}
 GCM128, GCM256, CBC256 = (BY_KEYWORD[word].transform for word in ("aes128gcm16", "aes256gcm16", "aes256"))
@@ -131,3 +138,14 @@ def test_rekeyed_keys_use_the_old_prf_for_the_seed_and_the_new_one_for_the_keys(
 def test_keys_are_not_shown() -> None:
     keys = derive_ike_keys(Prf(5), GCM128, None, b"shared", NI, NR, SPI_I, SPI_R)
     assert repr(keys) == "IkeKeys()"
+
+
+@pytest.mark.parametrize("prf", [5, 6, 7])
+def test_a_ppk_goes_into_three_keys(prf: int) -> None:
+    """RFC 8784 s3; HKDF-Expand is prf+."""
+    keys = derive_ike_keys(Prf(prf), GCM128, None, b"shared", NI, NR, SPI_I, SPI_R)
+    mixed, ppk, length = mix_ppk(Prf(prf), b"post-quantum", keys), b"post-quantum", Prf(prf).key_length
+    for name in ("sk_d", "sk_pi", "sk_pr"):
+        assert getattr(mixed, name) == HKDFExpand(HASHES[prf], length, getattr(keys, name)).derive(ppk)
+    for name in ("sk_ai", "sk_ar", "sk_ei", "sk_er"):
+        assert getattr(mixed, name) == getattr(keys, name)

@@ -59,6 +59,7 @@ connections {{
     encap = {encap}
     dpd_delay = {dpd_delay}
     rekey_time = 4h
+    {more}
     local {{
       auth = {auth}
       id = {local_id}
@@ -85,6 +86,7 @@ secrets {{
   ike-1 {{
     secret = "{secret}"
   }}
+  {more_secrets}
 }}
 """
 
@@ -148,6 +150,8 @@ class Connection:
     certs: str = ""  # files: our certificate, comma, those that lead to the authority
     cacert: str = ""  # file: the authority of the peer
     key: str = ""  # file
+    more: str = ""  # lines of the connection
+    more_secrets: str = ""
 
     @property
     def local_certs(self) -> str:

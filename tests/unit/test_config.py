@@ -11,6 +11,7 @@ import pytest
 
 from ipsecfast.config import GatewayConfig, PollMode, RingChoice, RingKind, load_config
 from ipsecfast.config.section import key_text
+from ipsecfast.configured import PostquantumKey
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.identity import Identity
 from ipsecfast.model import CopyField, Mode, PolicyAction, ProtocolId, StartAction, TrafficSelector, TransformType
@@ -208,6 +209,31 @@ def test_ring_ports(write: Write) -> None:
     assert plain.outer is plain.inner is None
 
 
+PPKS = """
+[secrets.quantum]
+type = "ppk"
+ids = ["ppk-b", "also-ppk-b"]
+secret = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
+[secrets.other]
+type = "ppk"
+ids = "ppk-c"
+secret = "too short"
+"""
+
+
+def test_post_quantum_pre_shared_keys(write: Write) -> None:
+    text = GOOD.replace("encap = true", 'ppk_id = "ppk-b"\nppk_required = true')
+    config = load_config(write(text, secrets=SECRETS + PPKS))
+    connection = config.connections[0]
+    assert connection.ppks == (PostquantumKey(b"ppk-b", bytes(range(32))),)
+    assert connection.ppk_required
+    assert len(connection.secrets) == 3, "a PPK proves nothing"
+    assert ["9 octets" in str(warning) for warning in config.warnings] == [True]
+    wild = load_config(write(text.replace('"ppk-b"', '"*ppk-b"'), secrets=SECRETS + PPKS)).connections[0]
+    assert [key.id for key in wild.ppks] == [b"ppk-b", b"also-ppk-b"]
+    assert "000102" not in repr(config)
+
+
 # One mistake a file: what is put where in GOOD, the key and the line that the answer names, words it contains.
 BROKEN = [
     ('tun = "ipsec7"', 'tun = "a-name-that-is-too-long"', "gateway.tun", 3, "15 characters"),
@@ -227,6 +253,8 @@ BROKEN = [
     ('control = "/run/x.sock"', 'control = "x.sock"', "gateway.control", 4, "absolute path"),
     ('secrets = "secrets.toml"', 'secrets = "nowhere.toml"', "gateway.secrets", 7, "No such file"),
     ("encap = true", "encape = true", "connections.site-b.encape", 13, "did you mean 'encap'?"),
+    ("encap = true", 'ppk_id = "no-such"', "connections.site-b.ppk_id", 13, "no secret has that id"),
+    ("encap = true", "ppk_required = true", "connections.site-b.ppk_required", 13, "needs a ppk_id"),
     ("encap = true", 'encap = "yes"', "connections.site-b.encap", 13, "true or false"),
     ('"192.0.2.2"]', '"gw.example.org"]', "connections.site-b.remote_addrs[0]", 11, "names aren't looked up"),
     ('["192.0.2.2"]', '"2001:db8::2"', "connections.site-b.remote_addrs", 11, "no address family in common"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad
+from ipsecfast.ike import pad, ppk
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
@@ -73,7 +73,7 @@ class IkeAuth(Exchange):
         sa.remote_id = config.remote.identity
         id_i = IdPayload(PayloadType.IDi, sa.local_id)
         try:
-            certificates, auth = prove(sa, config, id_i, sa.remote_id)
+            certificates, auth, with_ppk = ppk.prove_initiator(sa, config, id_i, sa.remote_id)
         except AuthenticationFailed as error:
             sa.fail(now, str(error))
             return None
@@ -89,6 +89,7 @@ class IkeAuth(Exchange):
             *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
             auth,
             *self._offer.payloads(),
+            *with_ppk,
         )
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -99,6 +100,7 @@ class IkeAuth(Exchange):
         identity = require(message, IdPayload, PayloadType.IDr).identity
         if not pad.accepts_peer(sa.connection.config, identity):
             raise AuthenticationFailed(f"the peer is {identity}, configured is {sa.connection.config.remote.identity}")
+        ppk.settle_initiator(sa, message)
         verify(sa, sa.connection.config, message, PayloadType.IDr)
         sa.remote_id = identity
         sa.establish(now)
@@ -139,8 +141,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         raise InvalidSyntax(f"IKE_AUTH before the additional key exchanges {sa.additional}")
     identity = require(message, IdPayload, PayloadType.IDi).identity
     sa.connection = _choose_connection(sa, message, identity)
-    verify(sa, sa.connection.config, message, PayloadType.IDi)
     config = sa.connection.config
+    with_ppk = ppk.verify_initiator(sa, config, message)
     sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
     if not (initial_contact or sa.connection.admits(sa)):
@@ -148,7 +150,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     id_r = IdPayload(PayloadType.IDr, sa.local_id)
     certificates, auth = prove(sa, config, id_r, identity)
     sa.establish(now, initial_contact=initial_contact)
-    return (id_r, *certificates, auth, *_respond_child(sa, message, now))
+    return (id_r, *certificates, auth, *_respond_child(sa, message, now), *with_ppk)
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

@@ -3,7 +3,8 @@
 HDR, SK {KEi(n)}  -->
                          <--  HDR, SK {KEr(n)}
 
-From the next message on both ends use keys that SK(n) went into. AUTH covers all of these messages (`auth.IntAuth`).
+The last one, or one of its own, agrees on a PPK (RFC 9867, `ppk`). From the next message on both ends use keys that
+SK(n) or the PPK went into. AUTH covers all of these messages (`auth.IntAuth`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.ike import ppk
 from ipsecfast.ike.constants import ML_KEM, ExchangeType, InvalidSyntax, NotifyError
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
 from ipsecfast.ike.exchange.base import Exchange, raise_for_errors, require
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class IkeIntermediate(Exchange):
-    """The initiator's side: the first of `groups` now, the others after it, then IKE_AUTH."""
+    """The initiator's side: the first of `groups` now, the others after it, the PPK with the last, then IKE_AUTH."""
 
     type = ExchangeType.IKE_INTERMEDIATE
     states = frozenset({IkeState.CONNECTING})
@@ -37,38 +39,60 @@ class IkeIntermediate(Exchange):
         self._key_exchange: KeyExchange | None = None
 
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
-        self._key_exchange = generate_key_exchange(self._groups[0], sa.context.random)
-        return (KePayload(self._key_exchange.group, self._key_exchange.public),)
+        ke: tuple[Payload, ...] = ()
+        if self._groups:
+            self._key_exchange = generate_key_exchange(self._groups[0], sa.context.random)
+            ke = (KePayload(self._key_exchange.group, self._key_exchange.public),)
+        return (*ke, *(ppk.candidates(sa) if self._agrees_on_ppk(sa) else ()))
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
-        assert self._key_exchange is not None
         raise_for_errors(message)
-        ke = require(message, KePayload)
-        if ke.group != self._key_exchange.group:
-            raise InvalidSyntax(f"the peer answered method {self._key_exchange.group} with method {ke.group}")
-        sa.install_keys(sa.suite, updated_keys(sa, ke.group, self._key_exchange.shared_secret(ke.data)))
+        keys = sa.keys
+        if self._key_exchange is not None:
+            ke = require(message, KePayload)
+            if ke.group != self._key_exchange.group:
+                raise InvalidSyntax(f"the peer answered method {self._key_exchange.group} with method {ke.group}")
+            keys = updated_keys(sa, ke.group, self._key_exchange.shared_secret(ke.data))
+        if self._agrees_on_ppk(sa):
+            keys = ppk.take_choice(sa, message, keys)
+        sa.install_keys(sa.suite, keys)
         rest = self._groups[1:]
         sa.proceed(IkeIntermediate(rest, self._auth) if rest else self._auth, now)
 
+    def _agrees_on_ppk(self, sa: IkeSa) -> bool:
+        return sa.ppk.use is ppk.PpkUse.INTERMEDIATE and len(self._groups) <= 1
+
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         """The responder gives its half-open IKE SA up by itself."""
-        sa.fail(now, f"the additional key exchange failed: {error}")
+        sa.fail(now, f"IKE_INTERMEDIATE failed: {error}")
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         self._auth.abandoned(sa, now)
 
 
+def first_after_init(sa: IkeSa, groups: Sequence[int], auth: IkeAuth) -> IkeIntermediate | IkeAuth:
+    """What the initiator sends next."""
+    return IkeIntermediate(groups, auth) if groups or sa.ppk.use is ppk.PpkUse.INTERMEDIATE else auth
+
+
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side; no one is authenticated yet, and any error ends the IKE SA (s2.21.2)."""
-    if not sa.additional:
+    if not sa.additional and not ppk.awaited(sa):
         raise InvalidSyntax("an IKE_INTERMEDIATE exchange for which nothing was agreed")
-    group, ke = sa.additional[0], require(message, KePayload)
-    if ke.group != group:
-        raise InvalidSyntax(f"a value for method {ke.group} where it is method {group}'s turn")
-    public, shared = respond_key_exchange(group, ke.data, sa.context.random)
-    sa.additional = sa.additional[1:]
-    sa.change_keys_after_response(updated_keys(sa, group, shared))
-    return (KePayload(group, public),)
+    keys = sa.keys
+    payloads: tuple[Payload, ...] = ()
+    if sa.additional:
+        group, ke = sa.additional[0], require(message, KePayload)
+        if ke.group != group:
+            raise InvalidSyntax(f"a value for method {ke.group} where it is method {group}'s turn")
+        public, shared = respond_key_exchange(group, ke.data, sa.context.random)
+        sa.additional = sa.additional[1:]
+        keys, payloads = updated_keys(sa, group, shared), (KePayload(group, public),)
+    if not sa.additional and ppk.awaited(sa):
+        keys, chosen = ppk.choose(sa, message, keys)
+        payloads += chosen
+    sa.change_keys_after_response(keys)
+    return payloads
 
 
 def updated_keys(sa: IkeSa, group: int, shared: bytes) -> IkeKeys:

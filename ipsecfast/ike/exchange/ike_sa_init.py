@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
+from ipsecfast.ike import ppk
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     ML_KEM,
+    AuthenticationFailed,
     ExchangeType,
     InvalidKePayload,
     InvalidSyntax,
@@ -27,7 +29,7 @@ from ipsecfast.ike.constants import (
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
 from ipsecfast.ike.exchange.base import Exchange, PeerError, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
-from ipsecfast.ike.exchange.ike_intermediate import IkeIntermediate
+from ipsecfast.ike.exchange.ike_intermediate import first_after_init
 from ipsecfast.ike.keymat import derive_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
@@ -80,8 +82,9 @@ class IkeSaInit(Exchange):
             NoncePayload(self._nonce),
             *nat_detection(sa, ZERO_SPI),
             *fragmentation_offer(sa),
-            *(intermediate_offer() if additional_groups(proposals) else ()),
+            *(intermediate_offer() if additional_groups(proposals) or sa.connection.config.ppks else ()),
             *hash_offer(sa),
+            *ppk.offer(sa.connection.config),
         )
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -139,9 +142,13 @@ class IkeSaInit(Exchange):
         sa.peer_hashes = peer_hashes(message)
         if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
             sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
-        auth = IkeAuth(self.child, self.packet)
         sa.request_concluded()
-        sa.proceed(IkeIntermediate(additional, auth) if additional else auth, now)
+        try:
+            ppk.take_answer(sa, message, intermediate=offers_intermediate(message))
+        except AuthenticationFailed as error:
+            sa.fail(now, str(error))
+            return
+        sa.proceed(first_after_init(sa, additional, IkeAuth(self.child, self.packet)), now)
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         """Nothing failed: it may have been a stranger's message, and the right one may still come."""
@@ -176,6 +183,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         *(fragmentation_offer(sa) if sa.fragments_in else ()),
         *(intermediate_offer() if intermediate else ()),
         *(hash_offer(sa) if sa.peer_hashes else ()),
+        *ppk.answer(sa, message, intermediate=intermediate),
         *request_payloads(a for connection in sa.candidates for a in connection.config.remote.authorities),
     )
 
