@@ -37,6 +37,7 @@ from ipsecfast.ike.actions import (
     Transmit,
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
+from ipsecfast.ike.lasting import Lasting
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
 from ipsecfast.model import IKE_PORT, IkeDatagram, InboundSeen, IPAddress
 from ipsecfast.netlink import Changes, Netlink
@@ -51,6 +52,7 @@ from ipsecfast.preflight import (
 from ipsecfast.rings import ring_problems
 from ipsecfast.sockets import IkeSocket, MarkedIkeSocket
 from ipsecfast.spd import resolve_selectors
+from ipsecfast.state import kept_state
 from ipsecfast.status import status_document
 from ipsecfast.steps import Steps
 
@@ -70,7 +72,7 @@ def run_gateway(config: GatewayConfig) -> None:
         log_event(logging.WARNING, "configuration", str(warning))
     check_privileges()
     check_engine(config)
-    with closing(Netlink()) as netlink:
+    with closing(Netlink()) as netlink, kept_state(config.state) as lasting:
         check_machine(config, netlink)
         addresses = netlink.addresses()
         problems = foreign_local_addresses(config, addresses) + ring_problems(config, netlink)
@@ -78,7 +80,7 @@ def run_gateway(config: GatewayConfig) -> None:
             raise ConfigError(problems)
         for sentence in advice(config, netlink, addresses):
             log_event(logging.WARNING, "machine", sentence)
-        asyncio.run(Gateway(config, netlink, addresses).run())
+        asyncio.run(Gateway(config, netlink, addresses, lasting).run())
 
 
 def check_engine(config: GatewayConfig) -> None:
@@ -104,7 +106,9 @@ def machine_warnings(config: GatewayConfig) -> list[ConfigProblem]:
 class Gateway:
     """One running gateway. `run` is its whole life."""
 
-    def __init__(self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]) -> None:
+    def __init__(
+        self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...], lasting: Lasting
+    ) -> None:
         self.config = config
         self.connections = tuple(self._resolved(connection, netlink, addresses) for connection in config.connections)
         self._children = {
@@ -116,7 +120,9 @@ class Gateway:
         self._steps = Steps()
         self._control = ControlServer(config.control, self._perform_command)
         self._forwarding = Forwarding(config, self.connections, netlink)
-        self._endpoint = IkeEndpoint(self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC))
+        self._endpoint = IkeEndpoint(
+            self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), lasting=lasting
+        )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._limiter = NotifyLimiter()
         self._ike_sockets: dict[int, IkeSocket] = {}

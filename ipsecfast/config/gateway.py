@@ -61,6 +61,7 @@ class GatewayConfig:
     """One gateway. `mtu` None: computed from the routes to the peers. `table` is the number of our routing table and
     the priority of our rules; `mark` is the firewall mark of our outer packets. `policies` stand before the tunnels'.
     `workers` None: as many as CPUs. `pin`: whether each worker keeps to one CPU, or which ones.
+    `state` is the directory of what outlives a restart, None: nothing does.
     `outer` and `inner` are the ring ports beside the sockets and beside the TUN device, None: there is none.
     """
 
@@ -68,6 +69,7 @@ class GatewayConfig:
     connections: tuple[ConnectionConfig, ...]
     policies: tuple[Policy, ...] = ()
     tun: str = DEFAULT_TUN
+    state: str | None = None
     control: str = DEFAULT_CONTROL
     engine: str = "auto"
     mtu: int | None = None

@@ -49,6 +49,7 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
         connections=connections,
         policies=read_policies(root),
         tun=gateway.take("tun", values.interface_name, DEFAULT_TUN),
+        state=gateway.take("state", values.optional(values.absolute_path), None),
         control=gateway.take("control", values.socket_path, DEFAULT_CONTROL),
         engine=gateway.take("engine", values.choice(Engine), Engine.AUTO).value,
         mtu=gateway.take("mtu", values.optional(values.integer(_MIN_MTU, _MAX_MTU)), None),

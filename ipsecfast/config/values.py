@@ -199,6 +199,13 @@ def inner(value: object) -> RingChoice | None:
     return chosen
 
 
+def absolute_path(value: object) -> str:
+    path = text(value)
+    if not path.startswith("/"):
+        raise ValueError("expected an absolute path, such as /var/lib/ipsecfast")
+    return path
+
+
 def socket_path(value: object) -> str:
     path = text(value)
     if not path.startswith("/"):

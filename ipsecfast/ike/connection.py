@@ -142,7 +142,7 @@ class Connection:
         wanted, sa.unserved = tuple(sa.unserved), []
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
             self._attempt_failed(wanted, now)
-        elif cause in (Cause.DUPLICATE, Cause.REKEYED):
+        elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED):
             for child, packet in wanted:
                 self.want(child, now, packet)
         else:
@@ -172,6 +172,8 @@ class Connection:
                 action = config.close_action
             case Cause.PEER_DEAD:
                 action = config.dpd_action
+            case Cause.PEER_RESTARTED:
+                action = StartAction.START  # it was up until now, and who restarted is there again
             case Cause.EXPIRED:
                 action = config.start_action
             case _:

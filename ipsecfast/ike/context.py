@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ipsecfast.ike.actions import Action, Notify
 from ipsecfast.ike.child import ChildTable, Reqids
 from ipsecfast.ike.constants import SPI_LENGTH
+from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import ZERO_SPI
 from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
 
@@ -68,8 +69,15 @@ class Settings:
 class Context:
     """Shared by reference; the endpoint makes it, its IKE SAs, Child SAs and connections use it."""
 
-    def __init__(self, settings: Settings, random: Callable[[int], bytes], wall_clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        random: Callable[[int], bytes],
+        wall_clock: Callable[[], datetime],
+        lasting: Lasting = FORGETFUL,
+    ) -> None:
         self.settings = settings
+        self.lasting = lasting
         self.random = random
         self.wall_clock = wall_clock
         self.children = ChildTable(self.emit, random)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.errors import ProtocolError
-from ipsecfast.ike import pad
+from ipsecfast.ike import pad, quick_crash
 from ipsecfast.ike.actions import Action, Transmit
 from ipsecfast.ike.auth import make_cookie, verify_cookie
 from ipsecfast.ike.channel import NAT_KEEPALIVE
@@ -34,14 +35,16 @@ from ipsecfast.ike.constants import (
 from ipsecfast.ike.context import Context, Outcome, Settings
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
+from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
-from ipsecfast.ike.payloads import NoncePayload, NotifyPayload
+from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import TRANSITIONS
 from ipsecfast.model import (
+    IKE_PORT,
     Acquire,
     DataPlaneEvent,
     FirstInbound,
@@ -94,8 +97,9 @@ class IkeEndpoint:
         random: Callable[[int], bytes],
         wall_clock: Callable[[], datetime],
         settings: Settings | None = None,
+        lasting: Lasting = FORGETFUL,
     ) -> None:
-        self.context = Context(settings or Settings(), random, wall_clock)
+        self.context = Context(settings or Settings(), random, wall_clock, lasting)
         self.connections = {c.name: Connection(c, self.context) for c in connections}
         self._cookies = CookieJar(random)
         self._invalid_spi_sent: dict[bytes, float] = {}
@@ -191,7 +195,8 @@ class IkeEndpoint:
         # s3.1: the flag tells which of the two SPIs is the sender's, so the other one is ours.
         sa = self.context.ike_sas.get(header.spi_r if header.from_initiator else header.spi_i)
         if sa is not None:
-            return sa.handle(header, data, path, now)
+            clear = quick_crash.is_unprotected_answer(header)
+            return quick_crash.heed(sa, data, now) if clear else sa.handle(header, data, path, now)
         if header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
             return self._initial_request(header, data, path, now)
         return self._stranger(header, data, path, now)
@@ -220,7 +225,7 @@ class IkeEndpoint:
                 return Outcome.MALFORMED
             if cookie is None or not self._cookies.accepts(cookie.data, nonce.data, path, header.spi_i):
                 made = self._cookies.make(nonce.data, path, header.spi_i, now)
-                self._answer_unprotected(header, NotifyPayload(NotifyType.COOKIE, made), path)
+                self._answer_unprotected(header, path, NotifyPayload(NotifyType.COOKIE, made))
                 return Outcome.COOKIE_SENT
         return self._accept_initial(header, message, configs, data, digest, path, now)
 
@@ -250,13 +255,13 @@ class IkeEndpoint:
             now, "init-refused", f"IKE_SA_INIT from {path.remote} refused: {error}", f"init {path.remote}"
         )
         if self.context.may_answer_stranger(now):
-            self._answer_unprotected(header, error_notify(error), path)
+            self._answer_unprotected(header, path, error_notify(error))
         return Outcome.NO_CONNECTION if isinstance(error, NoProposalChosen) else Outcome.MALFORMED
 
-    def _answer_unprotected(self, header: Header, notify: NotifyPayload, path: Path) -> None:
+    def _answer_unprotected(self, header: Header, path: Path, *notifies: Payload) -> None:
         """A response outside of any IKE SA, with the request's SPIs and message ID (s1.5, s2.6, s2.21.4)."""
         answer = Message(
-            header.spi_i, header.spi_r, header.exchange, header.message_id, True, not header.from_initiator, (notify,)
+            header.spi_i, header.spi_r, header.exchange, header.message_id, True, not header.from_initiator, notifies
         )
         self.context.emit(Transmit(path, encode_message(answer)))
 
@@ -268,7 +273,7 @@ class IkeEndpoint:
         )
         newer = header.version >> 4 > 2
         if newer and not header.flags & Flags.RESPONSE and self.context.may_answer_stranger(now):
-            self._answer_unprotected(header, error_notify(error), path)
+            self._answer_unprotected(header, path, error_notify(error))
         return Outcome.VERSION
 
     def _stranger(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
@@ -286,7 +291,8 @@ class IkeEndpoint:
             now, "unknown-ike-spi", f"{path.remote} uses an IKE SA that does not exist here", f"spi {path.remote}"
         )
         if self.context.may_answer_stranger(now):
-            self._answer_unprotected(header, NotifyPayload(InvalidIkeSpi.notify_type), path)
+            lost = quick_crash.confession(self.context, header)
+            self._answer_unprotected(header, path, NotifyPayload(InvalidIkeSpi.notify_type), *lost)
         return Outcome.UNKNOWN_SPI
 
     def _hint(self, notify: NotifyPayload, path: Path, now: float) -> Outcome:
@@ -339,10 +345,23 @@ class IkeEndpoint:
             connection.acquire(event, child, now)
 
     def _unknown_esp_spi(self, spi: int, path: Path, now: float) -> None:
-        """s1.5: tell the peer, over its IKE SA and not too often; without an IKE SA it is only counted."""
+        """s1.5: tell the peer, over its IKE SA and not too often; without an IKE SA in clear: it will ask whether we
+        still know it."""
         self.counters["unknown ESP SPI"] += 1
-        for sa in self._sas_of(path)[-1:]:
+        notify = NotifyPayload(NotifyType.INVALID_SPI, spi.to_bytes(ESP_SPI_LENGTH, "big"))
+        sas = self._sas_of(path)
+        if not sas:
+            self._disown(notify, path, now)
+        for sa in sas[-1:]:
             if now - self._invalid_spi_sent.get(sa.own_spi, float("-inf")) >= MAX_INVALID_SPI_INTERVAL:
                 self._invalid_spi_sent = {k: t for k, t in self._invalid_spi_sent.items() if k in self.context.ike_sas}
                 self._invalid_spi_sent[sa.own_spi] = now
-                sa.start(Report(NotifyPayload(NotifyType.INVALID_SPI, spi.to_bytes(ESP_SPI_LENGTH, "big"))), now)
+                sa.start(Report(notify), now)
+
+    def _disown(self, notify: NotifyPayload, path: Path, now: float) -> None:
+        """s1.5: one message that is no request and has no SPIs of its own; only to where a peer may be."""
+        ports = path if path.local_port else replace(path, local_port=IKE_PORT, remote_port=IKE_PORT)
+        known = pad.for_path((c.config for c in self.connections.values()), path)
+        if known and self.context.may_answer_stranger(now):
+            message = Message(ZERO_SPI, ZERO_SPI, ExchangeType.INFORMATIONAL, 0, False, True, (notify,))
+            self.context.emit(Transmit(ports, encode_message(message)))

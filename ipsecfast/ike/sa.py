@@ -66,6 +66,7 @@ class IkeSa(Channel):
         self.local_id: Identity | None = None
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
+        self.peer_token = b""  # RFC 6290: what the peer would show if it lost this IKE SA
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
         self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
         self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges

@@ -30,6 +30,7 @@ class Cause(Enum):
     DUPLICATE = "another IKE SA with the same peer takes its place"
     PEER_DELETED = "the peer deleted it"
     PEER_DEAD = "the peer does not answer"
+    PEER_RESTARTED = "the peer has restarted"
     EXPIRED = "its lifetime is over"
     REFUSED = "it could not be negotiated"
     PROTOCOL = "the peer broke the protocol"

@@ -16,6 +16,7 @@ from ipsecfast.configured import PostquantumKey
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, Flags, PayloadType
 from ipsecfast.ike.context import Outcome
+from ipsecfast.ike.lasting import Lasting
 from ipsecfast.ike.message import GENERIC_HEADER, HEADER, encode_chain, first_type
 from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.sa import IkeSa
@@ -71,7 +72,10 @@ def fresh(seed: int, **options: object) -> Pair:
     ends = {
         x: connection(x, **options, ike=ike, children=tuple(child(f"net{n}", x, esp=esp) for n in (0, 1))) for x in "ab"
     }
-    return Pair(ends["a"], ends["b"], seed=seed)
+    pair = Pair(ends["a"], ends["b"], seed=seed)
+    for name, gateway in pair.gateways.items():
+        gateway.endpoint.context.lasting = Lasting(crash_secret=name.encode() * 32)
+    return pair
 
 
 def genuine(seed: int) -> list[tuple[str, bytes, Path]]:

@@ -36,6 +36,7 @@ from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.proof import prove, verify
+from ipsecfast.ike.quick_crash import own_token, take_token
 from ipsecfast.ike.states import IkeState
 from ipsecfast.model import Acquire
 
@@ -88,6 +89,7 @@ class IkeAuth(Exchange):
             *request_payloads(config.remote.authorities),
             *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
             auth,
+            *own_token(sa),
             *self._offer.payloads(),
             *with_ppk,
         )
@@ -102,7 +104,7 @@ class IkeAuth(Exchange):
             raise AuthenticationFailed(f"the peer is {identity}, configured is {sa.connection.config.remote.identity}")
         ppk.settle_initiator(sa, message)
         verify(sa, sa.connection.config, message, PayloadType.IDr)
-        sa.remote_id = identity
+        sa.remote_id, sa.peer_token = identity, take_token(message)
         sa.establish(now)
         self._child(sa, message, now)
 
@@ -149,8 +151,9 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
     id_r = IdPayload(PayloadType.IDr, sa.local_id)
     certificates, auth = prove(sa, config, id_r, identity)
+    sa.peer_token = take_token(message)
     sa.establish(now, initial_contact=initial_contact)
-    return (id_r, *certificates, auth, *_respond_child(sa, message, now), *with_ppk)
+    return (id_r, *certificates, auth, *own_token(sa), *_respond_child(sa, message, now), *with_ppk)
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

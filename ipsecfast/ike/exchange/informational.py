@@ -22,6 +22,7 @@ from ipsecfast.ike.constants import (
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, Payload
+from ipsecfast.ike.quick_crash import replace_token
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import settle_rekey
 from ipsecfast.model import ProtocolId
@@ -191,6 +192,8 @@ def _peer_deletes_children(sa: IkeSa, spis: Sequence[bytes], now: float) -> Sequ
 
 def _reported(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
     """An error notify in a request of its own. Status notifies that we don't know mean nothing to us (s3.10.1)."""
+    if notify.notify_type == NotifyType.QUICK_CRASH_DETECTION:
+        replace_token(sa, notify)
     if not is_error(notify.notify_type):
         return
     name, meaning = notify_name(notify.notify_type), error_meaning(notify.notify_type)

@@ -29,6 +29,7 @@ from ipsecfast.ike.keymat import derive_rekeyed_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
 from ipsecfast.ike.proposal import accept_answer, additional_groups, key_exchange_groups, select
+from ipsecfast.ike.quick_crash import PassToken, take_token, token_payloads
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey
 from ipsecfast.ike.suite import Suite
@@ -51,6 +52,7 @@ class RekeyIke(KeyedExchange):
         self._key_exchange: KeyExchange | None = None
         self._proposals: tuple[Proposal, ...] = ()
         self._agreed: tuple[Proposal, bytes, bytes, bytes] | None = None  # with the peer's SPI, Nr and g^ir
+        self._token = b""
 
     def create(self, sa: IkeSa, now: float) -> Sequence[Payload]:
         self._spi = sa.context.new_ike_spi()
@@ -68,13 +70,16 @@ class RekeyIke(KeyedExchange):
         if ke.group != self._key_exchange.group or ke.group not in key_exchange_groups((proposal,)):
             raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
         self._agreed = proposal, peer_spi(proposal), nonce, self._key_exchange.shared_secret(ke.data)
+        self._token = take_token(message)
         return additional_groups((proposal,))
 
     def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
         assert self._agreed is not None
         proposal, spi_r, nonce, shared = self._agreed
         nonces, spis = (self._nonce, nonce), (self._spi, spi_r)
-        self._settle(sa, successor(sa, proposal, nonces, spis, shared, additional, initiator=True, now=now), now)
+        new = successor(sa, proposal, nonces, spis, shared, additional, initiator=True, now=now)
+        new.peer_token = self._token
+        self._settle(sa, new, now)
 
     def _settle(self, sa: IkeSa, new: IkeSa, now: float) -> None:
         """s2.8.2: of two new IKE SAs the one with the lowest of the four nonces goes, deleted by the end that made it;
@@ -88,6 +93,7 @@ class RekeyIke(KeyedExchange):
         if theirs is not None:
             retire_redundant(theirs, now)
         hand_over(sa, new, now)
+        new.start(PassToken(), now)
         sa.start(DeleteIke(Cause.REKEYED), now, first=True)
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
@@ -126,7 +132,12 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     spi_i = peer_spi(proposal)
     public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
     nonce_r, spi_r = sa.context.nonce(), sa.context.new_ike_spi()
-    answer = (SaPayload((replace(proposal, spi=spi_r),)), NoncePayload(nonce_r), KePayload(ke.group, public))
+    answer = (
+        SaPayload((replace(proposal, spi=spi_r),)),
+        NoncePayload(nonce_r),
+        KePayload(ke.group, public),
+        *token_payloads(sa.context, spi_i, spi_r, initiator=False),
+    )
 
     def finish(additional: bytes, now: float) -> None:
         admit(sa)
