@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
@@ -23,9 +22,9 @@ from ipsecfast import __version__
 from ipsecfast.bench.command import bench
 from ipsecfast.config import DEFAULT_CONTROL, GatewayConfig, load_config
 from ipsecfast.control import DEFAULT_TIMEOUT, Command, NoGatewayError, Verb, send_command
-from ipsecfast.errors import ConfigError, ControlError, IpsecError, PkiError
+from ipsecfast.errors import ConfigError, ControlError, IpsecError
 from ipsecfast.logs import LogFormat
-from ipsecfast.pki import CA_DAYS, CERTIFICATE_DAYS, Issued, KeyType, make_authority, make_certificate
+from ipsecfast.pki_command import pki
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -269,62 +268,7 @@ def demo(arguments: tuple[str, ...]) -> None:
     sys.exit(demo_main(list(arguments)))
 
 
-# ---- pki ----
+# ---- pki, bench ----
 
-
-@main.group()
-def pki() -> None:
-    """A small certificate authority, for those who have none."""
-
-
-key_type_option = click.option(
-    "--type", "key_type", type=click.Choice([kind.value for kind in KeyType]), default=KeyType.ECDSA256.value,
-    show_default=True, help="kind of key",
-)  # fmt: skip
-
-
-@pki.command("ca")
-@click.argument("name")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("ca"), show_default=True, help="FILE.pem, FILE.key"
-)
-@click.option("--days", type=click.IntRange(1, 36500), default=CA_DAYS, show_default=True)
-@key_type_option
-def pki_ca(name: str, out: Path, days: int, key_type: str) -> None:
-    """Make an authority called NAME: its certificate and its key."""
-    _issue(lambda: make_authority(name, KeyType(key_type), days=days), out)
-
-
-@pki.command("cert")
-@click.argument("identity", nargs=-1, required=True)
-@click.option("--ca", type=click.Path(path_type=Path), default=Path("ca"), show_default=True, help="FILE.pem, FILE.key")
-@click.option("--out", type=click.Path(path_type=Path), help="FILE.pem, FILE.key  [default: the first IDENTITY]")
-@click.option("--days", type=click.IntRange(1, 36500), default=CERTIFICATE_DAYS, show_default=True)
-@key_type_option
-def pki_cert(identity: tuple[str, ...], ca: Path, out: Path | None, days: int, key_type: str) -> None:
-    """Make a gateway's certificate and key. It may call itself any IDENTITY: a name, an address, user@host."""
-
-    def make() -> Issued:
-        issuer = Issued.load(_with_suffix(ca, ".pem"), _with_suffix(ca, ".key"))
-        return make_certificate(list(identity), KeyType(key_type), issuer, days=days)
-
-    _issue(make, out or Path(identity[0]))
-
-
-def _issue(make: Callable[[], Issued], out: Path) -> None:
-    files = _with_suffix(out, ".pem"), _with_suffix(out, ".key")
-    try:
-        make().save(*files)
-    except PkiError as error:
-        fail(str(error))
-    click.echo(f"{files[0]} and its key {files[1]}")
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    """A name with dots in it keeps them all."""
-    return path.parent / (path.name + suffix)
-
-
-# ---- bench ----
-
+main.add_command(pki)
 main.add_command(bench)

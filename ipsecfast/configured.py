@@ -42,6 +42,25 @@ class AuthKind(StrEnum):
     PUBKEY = "pubkey"
 
 
+class RevocationPolicy(StrEnum):
+    """What has to be known of the peer's certificates: that each is good; that it is, where there is a URI to ask; or
+    only that none is revoked."""
+
+    STRICT = "strict"
+    IFURI = "ifuri"
+    RELAXED = "relaxed"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityConfig:
+    """Where the revocations by an authority are to be had, beside what its certificates name. URIs are http: or, of
+    CRLs, file:."""
+
+    certificate: Certificate
+    crl_uris: tuple[str, ...] = ()
+    ocsp_uris: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class AuthConfig:
     """How one side proves who it is. `identity` None (remote only) accepts any identity that has the proof.

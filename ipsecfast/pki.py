@@ -6,7 +6,7 @@ Files are PEM; keys are readable by their owner only; nothing is overwritten. `i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from ipsecfast.configured import PrivateKey
 from ipsecfast.errors import PkiError
@@ -70,6 +70,23 @@ _GENERATORS: dict[KeyType, Callable[[], PrivateKey]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Pointers:
+    """Where whoever gets a certificate asks whether it is revoked: URIs that it names itself."""
+
+    crl: tuple[str, ...] = ()
+    ocsp: tuple[str, ...] = ()
+
+    def extensions(self) -> Iterator[x509.ExtensionType]:
+        if self.crl:
+            points = [x509.DistributionPoint([x509.UniformResourceIdentifier(u)], None, None, None) for u in self.crl]
+            yield x509.CRLDistributionPoints(points)
+        if self.ocsp:
+            method = AuthorityInformationAccessOID.OCSP
+            names = [x509.UniformResourceIdentifier(uri) for uri in self.ocsp]
+            yield x509.AuthorityInformationAccess([x509.AccessDescription(method, name) for name in names])
+
+
+@dataclass(frozen=True, slots=True)
 class Issued:
     """A certificate and its private key."""
 
@@ -88,8 +105,8 @@ class Issued:
     @classmethod
     def load(cls, certificate_file: Path, key_file: Path) -> Issued:
         """Raises PkiError with the file and what is wrong with it."""
-        certificate = _read(certificate_file, x509.load_pem_x509_certificate)
-        key = _read(key_file, lambda data: load_pem_private_key(data, None))
+        certificate = read_file(certificate_file, x509.load_pem_x509_certificate)
+        key = read_file(key_file, lambda data: load_pem_private_key(data, None))
         if key.public_key() != certificate.public_key():
             raise PkiError(f"{key_file} is not the key of {certificate_file}")
         return cls(certificate, key)  # type: ignore[arg-type]
@@ -103,7 +120,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
         raise PkiError(f"{path} can't be written: {error.strerror}") from error
 
 
-def _read(path: Path, load: Callable[[bytes], T]) -> T:
+def read_file(path: Path, load: Callable[[bytes], T]) -> T:
+    """Raises PkiError with the file and what is wrong with it."""
     try:
         return load(path.read_bytes())
     except OSError as error:
@@ -112,18 +130,32 @@ def _read(path: Path, load: Callable[[bytes], T]) -> T:
         raise PkiError(f"{path}: {error}") from error
 
 
-def make_authority(name: str, key_type: KeyType, *, days: int = CA_DAYS, issuer: Issued | None = None) -> Issued:
+def make_authority(
+    name: str,
+    key_type: KeyType,
+    *,
+    days: int = CA_DAYS,
+    issuer: Issued | None = None,
+    pointers: Pointers = Pointers(),
+) -> Issued:
     """A certificate that may issue others: of itself, or below `issuer`."""
     key = _GENERATORS[key_type]()
     builder = _builder(name, key, days, issuer)
     depth = None if issuer is None else 0
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=depth), critical=True)
     builder = builder.add_extension(_usage(authority=True), critical=True)
+    for extension in pointers.extensions():
+        builder = builder.add_extension(extension, critical=False)
     return _sign(builder, key, issuer)
 
 
 def make_certificate(
-    identities: list[str], key_type: KeyType, issuer: Issued, *, days: int = CERTIFICATE_DAYS
+    identities: list[str],
+    key_type: KeyType,
+    issuer: Issued,
+    *,
+    days: int = CERTIFICATE_DAYS,
+    pointers: Pointers = Pointers(),
 ) -> Issued:
     """Of a gateway that may call itself any of `identities`: names, addresses, user@host. The first is its CN."""
     key = _GENERATORS[key_type]()
@@ -134,6 +166,8 @@ def make_certificate(
     builder = builder.add_extension(_usage(authority=False), critical=True)
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.IPSEC_IKE]
     builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+    for extension in pointers.extensions():
+        builder = builder.add_extension(extension, critical=False)
     return _sign(builder, key, issuer)
 
 
@@ -181,10 +215,10 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 def _sign(builder: x509.CertificateBuilder, key: PrivateKey, issuer: Issued | None) -> Issued:
     signer = issuer.key if issuer else key
-    return Issued(builder.sign(signer, _hash_for(signer)), key)
+    return Issued(builder.sign(signer, hash_for(signer)), key)
 
 
-def _hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
+def hash_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None:
     """Edwards curves and ML-DSA bring their own."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return hashes.SHA256() if key.key_size <= 256 else hashes.SHA384() if key.key_size <= 384 else hashes.SHA512()

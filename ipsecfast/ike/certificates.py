@@ -101,7 +101,7 @@ def trusted_path(
     Raises:
         AuthenticationFailed: there is no such path; the sentence names the certificate and what is wrong with it.
     """
-    _in_time(leaf, at)
+    in_time(leaf, at)
     if not authorities:
         raise AuthenticationFailed(f"no authority is configured that could vouch for {subject_text(leaf)}")
     if all(_library_takes(certificate) for certificate in (leaf, *others, *authorities)):
@@ -191,14 +191,14 @@ def _link_mistake(path: Sequence[x509.Certificate], issuer: x509.Certificate, at
     below = sum(1 for certificate in path[1:] if certificate.subject != certificate.issuer)
     name = subject_text(issuer)
     try:
-        _in_time(issuer, at)
-        _only_known_critical(issuer)
+        in_time(issuer, at)
+        only_known_critical(issuer)
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         if not constraints.ca:
             return f"{name} is no authority"
         if constraints.path_length is not None and below > constraints.path_length:
             return f"{name} allows {constraints.path_length} authorities below itself, not {below}"
-        usage = _extension(issuer, x509.KeyUsage)
+        usage = extension_of(issuer, x509.KeyUsage)
         if usage is not None and not usage.key_cert_sign:
             return f"{name} may not sign certificates"
         path[-1].verify_directly_issued_by(issuer)
@@ -213,7 +213,7 @@ def _link_mistake(path: Sequence[x509.Certificate], issuer: x509.Certificate, at
     return None
 
 
-def _only_known_critical(certificate: x509.Certificate) -> None:
+def only_known_critical(certificate: x509.Certificate) -> None:
     """Name constraints too are refused here rather than passed over (RFC 5280 s4.2)."""
     for extension in certificate.extensions:
         if extension.critical and extension.oid not in _KNOWN_CRITICAL:
@@ -225,13 +225,13 @@ def _only_known_critical(certificate: x509.Certificate) -> None:
 
 def _end_entity(leaf: x509.Certificate) -> None:
     """RFC 4945 s5.1.3.2: a key usage, where it is given, must allow signatures."""
-    _only_known_critical(leaf)
-    usage = _extension(leaf, x509.KeyUsage)
+    only_known_critical(leaf)
+    usage = extension_of(leaf, x509.KeyUsage)
     if usage is not None and not (usage.digital_signature or usage.content_commitment):
         raise AuthenticationFailed(f"the key usage of {subject_text(leaf)} does not allow signatures")
 
 
-def _in_time(certificate: x509.Certificate, at: datetime) -> None:
+def in_time(certificate: x509.Certificate, at: datetime) -> None:
     if at < certificate.not_valid_before_utc:
         raise AuthenticationFailed(
             f"the certificate of {subject_text(certificate)} is valid from {certificate.not_valid_before_utc:%F %T} "
@@ -244,7 +244,7 @@ def _in_time(certificate: x509.Certificate, at: datetime) -> None:
         )
 
 
-def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
+def extension_of(certificate: x509.Certificate, kind: type[T]) -> T | None:
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -259,14 +259,14 @@ def has_identity(certificate: x509.Certificate, identity: Identity) -> bool:
     if identity.type == IdType.ID_DER_ASN1_DN:
         return subject_identity(certificate).same_as(identity)
     if identity.type == IdType.ID_KEY_ID:
-        key_id = _extension(certificate, x509.SubjectKeyIdentifier)
+        key_id = extension_of(certificate, x509.SubjectKeyIdentifier)
         return key_id is not None and key_id.digest == identity.data
     return identity.data.lower() in {data.lower() for kind, data in _names(certificate) if kind == identity.type}
 
 
 def _names(certificate: x509.Certificate) -> list[tuple[int, bytes]]:
     """The subjectAltName as IKE identities. A name in the subject's CN counts for nothing (RFC 4945 s3.1.2)."""
-    names = _extension(certificate, x509.SubjectAlternativeName) or ()
+    names = extension_of(certificate, x509.SubjectAlternativeName) or ()
     found = []
     for name in names:
         match name:
