@@ -120,6 +120,17 @@ class Fragmentation(StrEnum):
     NO = "no"
 
 
+class Vendor(StrEnum):
+    """Whose gateway the peer is: in its words we say what its administrator should change."""
+
+    UNKNOWN = "unknown"
+    IPSECFAST = "ipsecfast"
+    STRONGSWAN = "strongswan"
+    LIBRESWAN = "libreswan"
+    CISCO_IOS = "cisco-ios"
+    AWS = "aws"
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
@@ -147,3 +158,4 @@ class ConnectionConfig:
     keyingtries: int = 1
     unique: str = "replace"
     fragmentation: Fragmentation = Fragmentation.YES
+    vendor: Vendor = Vendor.UNKNOWN

@@ -5,6 +5,9 @@ version, pid, tun, engine, mtu, uptime          uptime in seconds
 connections[]     as configured, in the order of the file
   name, local_addrs[], remote_addrs[], local_id, remote_id          texts; "%any"
   children[]      as configured: name, mode, start_action, local_ts[], remote_ts[]
+  failures[]      what failed last and has not come about since: child ("": the IKE SA), event, message, ago (seconds);
+                  field: what the two ends want differently, ours, theirs ("": the peer has not said it); remedy: what
+                  would be right at the other end, in its words ("" where that can't be said)
   ike_sas[]       the IKE SAs of the connection, oldest first
     state         connecting, established, rekeyed, deleting, closed
     initiator     whether this gateway initiated it
@@ -38,6 +41,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 from ipsecfast import __version__
@@ -112,6 +116,7 @@ def _connection(
         "local_id": str(connection.local.identity or "%any"),
         "remote_id": str(connection.remote.identity or "%any"),
         "children": [_configured_child(child) for child in connection.children],
+        "failures": [asdict(failure) | {"ago": round(failure.ago, 3)} for failure in snapshot.failures],
         "ike_sas": [_ike_sa(ike_sa, windows, counted) for ike_sa in snapshot.ike_sas],
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -33,6 +34,8 @@ def _print_connection(console: Console, connection: dict[str, Any], traps: set[s
     local = f"{connection['local_id']} at {', '.join(connection['local_addrs'])}"
     remote = f"{connection['remote_id']} at {', '.join(connection['remote_addrs'])}"
     console.print(f"\n[bold]{connection['name']}[/bold]: {local} <-> {remote}", highlight=False)
+    for failure in connection["failures"]:
+        console.print(f"  [red]{_duration(failure['ago'])} ago:[/red] {escape(failure['message'])}", highlight=False)
     for ike_sa in connection["ike_sas"]:
         console.print(f"  {_ike_line(ike_sa)}", highlight=False)
         if ike_sa["child_sas"]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipsecfast.config import certificates, values
 from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
-from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, ConnectionConfig, Fragmentation
+from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, ConnectionConfig, Fragmentation, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
@@ -65,6 +65,7 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         ppk_id=section.take("ppk_id", values.optional(values.text), None),
         ppk_required=section.take("ppk_required", values.boolean, False),
         fragmentation=section.take("fragmentation", values.choice(Fragmentation), Fragmentation.YES),
+        vendor=section.take("vendor", values.choice(Vendor), Vendor.UNKNOWN),
     )
     if connection.ppk_required and connection.ppk_id is None:
         section.problem("ppk_required", True, "needs a ppk_id, the name of the PPK in the secrets")

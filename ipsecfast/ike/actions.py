@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 from ipsecfast.model import Path, SaParams
 
+Details: TypeAlias = tuple[tuple[str, str], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Transmit:
@@ -92,7 +94,7 @@ class Notify:
     connection: str = ""
     child: str = ""
     key: str = ""
-    details: tuple[tuple[str, str], ...] = ()
+    details: Details = ()
 
 
 Action: TypeAlias = Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | Notify

@@ -13,6 +13,7 @@ from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import NoProposalChosen
 from ipsecfast.ike.context import INFO, WARNING, Context
+from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
 from ipsecfast.ike.proposal import select
@@ -36,6 +37,7 @@ class Connection:
         self._tries = 0
         self._last_restart = float("-inf")
         self._not_before: dict[str, float] = {}
+        self.failures: dict[str, Failure] = {}  # the last one of each child, and of the IKE SA (""), until it is up
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -123,6 +125,8 @@ class Connection:
 
     def child_up(self, child: ChildSa) -> None:
         self._not_before.pop(child.config.name, None)
+        for name in (child.config.name, ""):
+            self.failures.pop(name, None)
 
     def child_failed(self, child: ChildConfig, now: float) -> None:
         """Refused for good: its packets are not held any longer, and the next ones don't ask at once."""
@@ -223,6 +227,7 @@ class Connection:
 
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         self._tries = 0
+        self.failures.pop("", None)
         for other in tuple(self._others(sa)):
             assert other.established_at is not None
             if other.established_at >= sa.created_at and other.initiator != sa.initiator:

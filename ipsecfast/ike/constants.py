@@ -1,13 +1,16 @@
-"""IANA's numbers of IKEv2, the one table of algorithms, and one exception for every error notify (RFC 7296 s3.10.1)."""
+"""IANA's numbers of IKEv2, and one exception for every error notify (RFC 7296 s3.10.1)."""
 
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from ipsecfast.errors import ProtocolError
 from ipsecfast.model import TransformType
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.mismatch import Mismatch
 
 MAJOR_VERSION = 2
 SPI_LENGTH = 8
@@ -326,6 +329,12 @@ class NotifyError(ProtocolError):
         super().__init__(detail or self.meaning)
         self.detail = detail
         self.notify_data = notify_data
+        self.mismatch: Mismatch | None = None
+
+    def about(self, mismatch: Mismatch | None) -> Self:
+        """The same error, which now knows what the two ends want differently."""
+        self.mismatch = mismatch
+        return self
 
 
 class UnsupportedCriticalPayload(NotifyError):

@@ -33,6 +33,7 @@ from ipsecfast.ike.constants import (
     notify_name,
 )
 from ipsecfast.ike.context import Context, Outcome, Settings
+from ipsecfast.ike.diagnosis import other_version, unknown_addresses
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
@@ -215,7 +216,7 @@ class IkeEndpoint:
             message = parse_message(data)
             configs = pad.for_path((c.config for c in self.connections.values()), path)
             if not configs:
-                raise NoProposalChosen(f"no connection is configured for {path.local} and {path.remote}")
+                raise NoProposalChosen(unknown_addresses((c.config for c in self.connections.values()), path))
         except NotifyError as error:
             return self._refuse_initial(header, error, path, now)
         if len(self.context.half_open) >= self.context.settings.cookie_threshold:
@@ -268,9 +269,12 @@ class IkeEndpoint:
     def _other_version(self, data: bytes, error: InvalidMajorVersion, path: Path, now: float) -> Outcome:
         """s2.5: answered with our version, unless it is an answer itself."""
         header = Header(*HEADER.unpack_from(data[:HEADER_LENGTH]))
-        self.context.complain(
-            now, "version", f"{path.remote}: {error}; only IKEv2 is spoken here", f"version {path.remote}"
-        )
+        text = f"{path.remote}: {error}; only IKEv2 is spoken here"
+        for config in pad.for_path((c.config for c in self.connections.values()), path)[:1]:
+            failure = other_version(config, path, str(error), now)
+            self.connections[config.name].failures.setdefault("", failure)
+            text = failure.message
+        self.context.complain(now, "version", text, f"version {path.remote}")
         newer = header.version >> 4 > 2
         if newer and not header.flags & Flags.RESPONSE and self.context.may_answer_stranger(now):
             self._answer_unprotected(header, path, error_notify(error))

@@ -17,6 +17,7 @@ from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, PayloadType
 from ipsecfast.ike.exchange.base import require
 from ipsecfast.ike.message import Message
+from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, Payload
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def prove(
     secret = pad.find_secret(config, id_payload.identity, peer)
     if secret is None:
         who = peer or "of any identity"
-        raise AuthenticationFailed(f"there is no secret for us as {id_payload.identity} and the peer {who}")
+        text = f"there is no secret for us as {id_payload.identity} and the peer {who}; add one to [secrets]"
+        raise AuthenticationFailed(text).about(Mismatch(Field.SECRET, ""))
     return (), AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, octets))
 
 
@@ -54,16 +56,25 @@ def verify(sa: IkeSa, config: ConnectionConfig, message: Message, kind: PayloadT
     by_secret = auth.method == AuthMethod.SHARED_KEY_MIC
     if config.remote.method is AuthKind.PSK:
         if not by_secret:
-            raise AuthenticationFailed(_wrong_kind(id_payload, f"method {auth.method}", "a shared secret"))
+            raise _wrong_kind(id_payload, "a signature", AuthKind.PSK)
         _verify_secret(sa, config, id_payload, auth, octets)
     else:
         if by_secret:
-            raise AuthenticationFailed(_wrong_kind(id_payload, "a shared secret", "a certificate"))
-        _verify_signature(sa, config, message, id_payload, auth, octets)
+            raise _wrong_kind(id_payload, "a shared secret", AuthKind.PUBKEY)
+        try:
+            _verify_signature(sa, config, message, id_payload, auth, octets)
+        except AuthenticationFailed as error:
+            if error.mismatch is None:
+                error.about(Mismatch(Field.CERTIFICATE, "", str(id_payload.identity)))
+            raise
 
 
-def _wrong_kind(id_payload: IdPayload, theirs: str, ours: str) -> str:
-    return f"{id_payload.identity} proves itself by {theirs}, not by {ours} as remote.auth is configured here"
+def _wrong_kind(id_payload: IdPayload, theirs: str, kind: AuthKind) -> AuthenticationFailed:
+    ours = "a shared secret" if kind is AuthKind.PSK else "a certificate"
+    text = f"{id_payload.identity} proves itself by {theirs}, not by {ours} as remote.auth is configured here"
+    error = AuthenticationFailed(text)
+    error.about(Mismatch(Field.AUTHENTICATION, kind, theirs, kind))
+    return error
 
 
 def _verify_secret(
@@ -72,11 +83,12 @@ def _verify_secret(
     local = pad.local_identity(config, sa.path.local)
     secret = pad.find_secret(config, local, id_payload.identity)
     if secret is None:
-        raise AuthenticationFailed(f"there is no secret for us as {local} and the peer {id_payload.identity}")
+        text = f"there is no secret for us as {local} and the peer {id_payload.identity}; add one to [secrets]"
+        raise AuthenticationFailed(text).about(Mismatch(Field.SECRET, ""))
     if not verify_psk(sa.prf, secret, octets, auth.data):
-        raise AuthenticationFailed(
-            f"{id_payload.identity} has another secret than we have for us as {local} and that peer"
-        )
+        text = f"{id_payload.identity} has another secret than we have for us as {local} and that peer"
+        ends = f"{local} and {id_payload.identity}"
+        raise AuthenticationFailed(text).about(Mismatch(Field.SECRET, ends))
 
 
 def _verify_signature(
@@ -86,9 +98,9 @@ def _verify_signature(
     identity = id_payload.identity
     certificate, others = _certificate(config, message, identity)
     if not certificates.has_identity(certificate, identity):
-        raise AuthenticationFailed(
-            f"the peer says it is {identity}, but its certificate is for {certificates.identities_text(certificate)}"
-        )
+        names = certificates.identities_text(certificate)
+        text = f"the peer says it is {identity}, but its certificate is for {names}"
+        raise AuthenticationFailed(text).about(Mismatch(Field.CERTIFICATE, names, str(identity)))
     if certificate not in config.remote.certificates:
         certificates.trusted_path(certificate, others, config.remote.authorities, sa.context.wall_clock())
     try:

@@ -24,6 +24,7 @@ from ipsecfast.ike.constants import (
     NoProposalChosen,
 )
 from ipsecfast.ike.crypto import HAS_ML_KEM
+from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.model import Proposal, ProtocolId, Transform, TransformType
 
 PROPOSAL_HEADER = struct.Struct(">BxHBBBB")  # last or more, length, number, protocol, SPI size, number of transforms
@@ -40,6 +41,14 @@ _TYPE_WORDS = {
     TransformType.KE: "key exchange",
     TransformType.ESN: "extended sequence numbers",
     **{kind: f"additional key exchange {number}" for number, kind in enumerate(ADDITIONAL_KES, 1)},
+}
+_FIELDS = {
+    TransformType.ENCR: Field.ENCRYPTION,
+    TransformType.PRF: Field.PRF,
+    TransformType.INTEG: Field.INTEGRITY,
+    TransformType.KE: Field.KEY_EXCHANGE,
+    TransformType.ESN: Field.SEQUENCE_NUMBERS,
+    **dict.fromkeys(ADDITIONAL_KES, Field.ADDITIONAL_KEY_EXCHANGE),
 }
 _KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL_KES})
 # What the absence of a transform type means (s3.3.2, s3.3.3): a proposal without it agrees with one that offers this.
@@ -166,6 +175,11 @@ def transform_text(transform: Transform) -> str:
     return name + (f"_{transform.key_bits}" if transform.key_bits else "") + ("+" if transform.other_attributes else "")
 
 
+def group_text(group: int) -> str:
+    """The keyword of a key exchange method."""
+    return transform_text(Transform(TransformType.KE, group))
+
+
 # -- the wire ------------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +296,7 @@ def select(offered: Sequence[Proposal], configured: Sequence[Proposal], *, ignor
     own (s1.2): key exchange transforms of both sides are passed over and none is in the answer.
 
     Raises:
-        NoProposalChosen: nothing fits; the text is `mismatch_text`.
+        NoProposalChosen: nothing fits; the text is `mismatch_text`, with the mismatch itself.
     """
     if ignore_ke:
         offered, configured = [without_ke(p) for p in offered], [without_ke(p) for p in configured]
@@ -291,7 +305,7 @@ def select(offered: Sequence[Proposal], configured: Sequence[Proposal], *, ignor
             chosen, missing = _match(theirs, ours)
             if missing is None:
                 return replace(theirs, transforms=chosen)
-    raise NoProposalChosen(mismatch_text(offered, configured))
+    raise NoProposalChosen(mismatch_text(offered, configured)).about(mismatch(offered, configured))
 
 
 def accept_answer(answer: Sequence[Proposal], offered: Sequence[Proposal], *, ignore_ke: bool = False) -> Proposal:
@@ -395,15 +409,41 @@ def _of_type(transforms: Iterable[Transform], kind: TransformType) -> list[Trans
 
 def mismatch_text(offered: Sequence[Proposal], configured: Sequence[Proposal]) -> str:
     """Why nothing fits: the first transform type without a match, in the pair of proposals that gets furthest."""
-    pairs = [(theirs, ours) for ours in configured for theirs in offered if theirs.protocol == ours.protocol]
-    if not pairs:
+    found = _furthest(offered, configured)
+    if found is None:
         return f"the peer offers {_protocols(offered)}, configured is {_protocols(configured)}"
-    results = [(kind, pair) for pair in pairs if (kind := _match(*pair)[1]) is not None]
-    if not results:
-        return "the proposals do fit"
-    kind, (theirs, ours) = max(results, key=lambda result: result[0])
+    kind, theirs, ours = found
     word = _TYPE_WORDS.get(kind, f"transform type {int(kind)}")
     return f"no common {word}: the peer offers {_listed(theirs, kind)}; configured: {_listed(ours, kind)}"
+
+
+def mismatch(offered: Sequence[Proposal], configured: Sequence[Proposal]) -> Mismatch | None:
+    """The same as a value; `wanted` is the proposal that fits with the least change at the other end."""
+    found = _furthest(offered, configured)
+    if found is None:
+        return None
+    kind, theirs, ours = found
+    field = _FIELDS.get(kind, Field.PROPOSAL)
+    if kind == TransformType.KE and ours.protocol == ProtocolId.ESP:
+        field = Field.PFS
+    return Mismatch(field, _listed(ours, kind), _listed(theirs, kind), nearest(theirs, ours))
+
+
+def nearest(theirs: Proposal, ours: Proposal) -> Proposal:
+    """One transform of each type of `ours`: one that `theirs` has too where there is one, else our first."""
+    offered, wanted = _by_type(theirs), []
+    for kind, acceptable in _by_type(ours).items():
+        wanted.append(next((t for t in acceptable if t in offered.get(kind, ())), acceptable[0]))
+    return replace(ours, transforms=tuple(wanted))
+
+
+def _furthest(
+    offered: Sequence[Proposal], configured: Sequence[Proposal]
+) -> tuple[TransformType, Proposal, Proposal] | None:
+    """The pair of theirs and ours that has the most in common, and the first transform type that it has not."""
+    pairs = [(theirs, ours) for ours in configured for theirs in offered if theirs.protocol == ours.protocol]
+    results = [(kind, theirs, ours) for theirs, ours in pairs if (kind := _match(theirs, ours)[1]) is not None]
+    return max(results, key=lambda result: result[0]) if results else None
 
 
 def _protocols(proposals: Sequence[Proposal]) -> str:
@@ -413,4 +453,4 @@ def _protocols(proposals: Sequence[Proposal]) -> str:
 def _listed(proposal: Proposal, kind: TransformType) -> str:
     transforms = _of_type(proposal.transforms, kind) or _absent(kind)
     more = [f"and {len(transforms) - _MAX_SHOWN} more"] if len(transforms) > _MAX_SHOWN else []
-    return ", ".join([transform_text(t) for t in transforms[:_MAX_SHOWN]] + more) or "none"
+    return ", ".join([transform_text(t) for t in transforms[:_MAX_SHOWN]] + more).replace("NONE", "none") or "none"

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipsecfast.configured import ChildConfig
+from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
-from ipsecfast.ike.actions import Notify
+from ipsecfast.ike.actions import Details, Notify
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
@@ -23,6 +23,7 @@ from ipsecfast.ike.constants import (
 )
 from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
 from ipsecfast.ike.crypto import Prf
+from ipsecfast.ike.diagnosis import Failure, silence
 from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init
 from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
@@ -33,6 +34,7 @@ from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
+from ipsecfast.ike.mismatch import Mismatch
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.ppk import PpkState
 from ipsecfast.ike.proposal import has_ml_kem, proposal_text
@@ -59,6 +61,8 @@ class IkeSa(Channel):
         super().__init__(context, path, initiator=initiator)
         self.candidates = tuple(candidates)
         self.connection = self.candidates[0]
+        self.vendor = Vendor.UNKNOWN  # as its vendor ID has it
+        self.suspicion = ""  # why what came in answer to an unprotected request was passed over
         self.state = IkeState.CONNECTING
         self.own_spi = context.new_ike_spi()
         if initiator:
@@ -171,6 +175,8 @@ class IkeSa(Channel):
         name = ExchangeType(exchange).name
         text = f"{self}: {name} request answered with {error.notify_type.name}: {error}"
         level = INFO if isinstance(error, (InvalidKePayload, TemporaryFailure)) else WARNING
+        if level == WARNING:
+            text = self.record("request-refused", text, now, error.mismatch)
         if self.state is IkeState.CONNECTING:
             self.context.complain(now, "request-refused", text, f"{name} {self.path.remote}", level)
         else:
@@ -254,10 +260,18 @@ class IkeSa(Channel):
     def _give_up(self, now: float) -> None:
         """s2.4: a request without an answer after all tries means that the IKE SA is gone."""
         assert self.current is not None
-        tries = self.context.settings.retransmit.tries + 1
-        self.note("peer-dead", f"no answer to {self.current.type.name} sent {tries} times to {self.path}", warning=True)
+        self.report("peer-dead", *self._silence(self.current), now)
         rekeyed = self.state is IkeState.REKEYED or self._deletes_for(Cause.REKEYED)
         self.close(Cause.REKEYED if rekeyed else self.closing or Cause.PEER_DEAD, now)
+
+    def _silence(self, exchange: Exchange) -> tuple[str, Mismatch | None]:
+        outstanding = self.window.outstanding
+        assert outstanding is not None
+        text = f"no answer to {exchange.type.name} sent {outstanding.sendings} times to {self.path}"
+        if self.state is not IkeState.CONNECTING:
+            return text, None
+        largest = max(map(len, outstanding.datagrams))
+        return silence(text, self.path, answered=self.has_keys, largest=largest, hint=self.suspicion)
 
     def _deletes_for(self, cause: Cause) -> bool:
         return isinstance(self.current, DeleteIke) and self.current.cause is cause
@@ -321,14 +335,14 @@ class IkeSa(Channel):
         if self.local_nat:
             timers.set(self, Timer.KEEPALIVE, now + self.context.settings.keepalive)
 
-    def fail(self, now: float, text: str) -> None:
+    def fail(self, now: float, text: str, mismatch: Mismatch | None = None) -> None:
         """The IKE SA can't be set up; `text` says why."""
-        self.note("ike-failed", text, warning=True)
+        self.report("ike-failed", text, mismatch, now)
         self.close(Cause.REFUSED, now)
 
-    def authentication_failed(self, error: NotifyError, now: float) -> None:
+    def authentication_failed(self, error: NotifyError, now: float, detail: str = "") -> None:
         """s2.21.2: the responder that we refuse has an IKE SA already and must hear that it has not."""
-        self.note("auth-failed", f"not established: {error}", warning=True)
+        self.report("auth-failed", f"not established: {error}{detail}", error.mismatch, now)
         if isinstance(error, PeerError):
             self.close(Cause.REFUSED, now)
             return
@@ -375,14 +389,13 @@ class IkeSa(Channel):
         kinds = (CreateChild, ike_auth.IkeAuth, ike_intermediate.IkeIntermediate, ike_sa_init.IkeSaInit)
         return any(isinstance(e, kinds) and e.child is config for e in waiting)
 
-    def child_refused(self, config: ChildConfig, text: str, now: float) -> None:
-        self.note("child-failed", f"{config.name}: no Child SA: {text}", warning=True, child=config.name)
+    def child_refused(self, config: ChildConfig, text: str, now: float, mismatch: Mismatch | None = None) -> None:
+        self.report("child-failed", f"{config.name}: no Child SA: {text}", mismatch, now, child=config.name)
         self.connection.child_failed(config, now)
 
-    def peer_child_refused(self, error: NotifyError) -> None:
-        self.note(
-            "child-refused", f"the peer's Child SA is refused with {error.notify_type.name}: {error}", warning=True
-        )
+    def peer_child_refused(self, error: NotifyError, now: float) -> None:
+        text = f"the peer's Child SA is refused with {error.notify_type.name}: {error}"
+        self.report("child-refused", text, error.mismatch, now)
 
     def rekey_child(self, child: ChildSa, now: float) -> None:
         """Unless that is under way, or somebody has done it."""
@@ -441,7 +454,8 @@ class IkeSa(Channel):
             self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def rekey_failed(self, error: NotifyError, now: float) -> None:
-        self.note("rekey-failed", f"the IKE SA was not rekeyed, tried again in a moment: {error}", warning=True)
+        text = f"the IKE SA was not rekeyed, tried again in a moment: {error}"
+        self.report("rekey-failed", text, error.mismatch, now)
         self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
     def spawn(
@@ -587,11 +601,29 @@ class IkeSa(Channel):
     def proposal_words(self) -> str:
         return proposal_text(self.suite.proposal) if self.has_keys else ""
 
-    def note(self, event: str, message: str, *, warning: bool = False, child: ChildSa | str = "") -> None:
+    def report(
+        self, event: str, text: str, mismatch: Mismatch | None, now: float, *, child: ChildSa | str = ""
+    ) -> None:
+        """A failure: into the log with what would be right, and kept for `status`."""
+        name = child if isinstance(child, str) else child.config.name
+        message = self.record(event, text, now, mismatch, child=name)
+        details = self.connection.failures[name].details
+        self.note(event, message, warning=True, child=child, details=details)
+
+    def record(self, event: str, text: str, now: float, mismatch: Mismatch | None, *, child: str = "") -> str:
+        """What `status` will show of it; the whole sentence."""
+        vendor = self.connection.config.vendor
+        failure = Failure.of(event, text, now, mismatch, self.vendor if vendor is Vendor.UNKNOWN else vendor, child)
+        self.connection.failures[child] = failure
+        return failure.message
+
+    def note(
+        self, event: str, message: str, *, warning: bool = False, child: ChildSa | str = "", details: Details = ()
+    ) -> None:
         """Something for the log about this IKE SA."""
         name = child if isinstance(child, str) else child.config.name
         level = WARNING if warning else INFO
-        details = (("ike_spi", self.own_spi.hex()), ("peer", str(self.remote_id or self.path.remote)))
+        details = (("ike_spi", self.own_spi.hex()), ("peer", str(self.remote_id or self.path.remote)), *details)
         self.context.emit(
             Notify(event, f"{self}: {message}", level, self.connection.config.name, name, details=details)
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
+from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.ppk import ppk_id_text
 from ipsecfast.ike.proposal import proposal_text
 from ipsecfast.ike.sa import IkeSa
@@ -58,6 +59,20 @@ class IkeSaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureStatus:
+    """What failed last and has not come about since. `child` "" is the IKE SA; `field` and so on "" if unknown."""
+
+    child: str
+    event: str
+    message: str
+    ago: float
+    field: str
+    ours: str
+    theirs: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionStatus:
     """One configured connection; `waiting` are children for which the next attempt will be made."""
 
@@ -65,6 +80,7 @@ class ConnectionStatus:
     children: tuple[str, ...]
     waiting: tuple[str, ...]
     ike_sas: tuple[IkeSaStatus, ...]
+    failures: tuple[FailureStatus, ...] = ()
 
 
 def connection_status(connection: Connection, now: float) -> ConnectionStatus:
@@ -73,6 +89,21 @@ def connection_status(connection: Connection, now: float) -> ConnectionStatus:
         tuple(c.name for c in connection.config.children),
         tuple(connection.waiting),
         tuple(ike_sa_status(sa, now) for sa in connection.ike_sas()),
+        tuple(_failure_status(failure, now) for failure in connection.failures.values()),
+    )
+
+
+def _failure_status(failure: Failure, now: float) -> FailureStatus:
+    mismatch = failure.mismatch
+    return FailureStatus(
+        child=failure.child,
+        event=failure.event,
+        message=failure.message,
+        ago=now - failure.at,
+        field=mismatch.field if mismatch else "",
+        ours=mismatch.ours if mismatch else "",
+        theirs=mismatch.theirs if mismatch else "",
+        remedy=failure.remedy,
     )
 
 

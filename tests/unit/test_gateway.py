@@ -40,7 +40,7 @@ IKE_SA = {
 CHILD = {"name": str, "mode": str, "start_action": str, "local_ts": list, "remote_ts": list}
 CONNECTION = {
     "name": str, "local_addrs": list, "remote_addrs": list, "local_id": str, "remote_id": str,
-    "children": [CHILD], "ike_sas": [IKE_SA],
+    "children": [CHILD], "failures": list, "ike_sas": [IKE_SA],
 }  # fmt: skip
 STATUS = {
     "schema": int, "version": str, "pid": int, "tun": str, "engine": str, "mtu": int, "uptime": float,

@@ -33,6 +33,7 @@ def document(*ike_sas: dict[str, Any], **changes: Any) -> dict[str, Any]:
     connection = {
         "name": "b", "local_addrs": ["192.0.2.1"], "remote_addrs": ["%any"], "local_id": "a.test",
         "remote_id": "b.test", "children": [CHILD], "ike_sas": list(ike_sas),
+        "failures": [],
     }  # fmt: skip
     empty: dict[str, Any] = {"traps": [], "workers": [], "drops": {}, "drop_help": {}, "ike": {}, "gateway": {}}
     process = {
@@ -95,3 +96,10 @@ def test_quantum_resistance_is_said() -> None:
     assert "tunnel, ESP in UDP, quantum-resistant" in printed(document(IKE_SA | {"child_sas": [child]}), width=240)
     hybrid = IKE_SA | {"quantum_resistant": True}
     assert "aes128gcm16-prfsha256-x25519, quantum-resistant" in printed(document(hybrid))
+
+
+def test_what_failed_last_stands_with_its_connection() -> None:
+    status = document()
+    failure = {"ago": 75.0, "message": "no common PRF [sic]; what fits on the other gateway: prfsha256"}
+    status["connections"][0]["failures"] = [failure]
+    assert "1m 15s ago: no common PRF [sic]; what fits on the other gateway: prfsha256" in printed(status)

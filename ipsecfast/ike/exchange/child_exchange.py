@@ -127,6 +127,8 @@ class ChildExchange(KeyedExchange):
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         text = f"{error}; we offered {self.offer}" if self.offer else str(error)
+        if self.offer and error.mismatch is None:
+            error.about(self.offer.refusal(error_code(error)))
         offered = self.offer.proposals if self.offer else ()
         self._release(sa)
         if error_code(error) == NotifyType.INVALID_KE_PAYLOAD and self._group is None:

@@ -22,9 +22,11 @@ from ipsecfast.ike.constants import (
     TemporaryFailure,
     TsUnacceptable,
 )
+from ipsecfast.ike.diagnosis import refused_child
 from ipsecfast.ike.exchange.base import require
 from ipsecfast.ike.keymat import derive_child_keys
 from ipsecfast.ike.message import Message
+from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import NotifyPayload, Payload, SaPayload, TsPayload
 from ipsecfast.ike.proposal import accept_answer, proposal_text, select, without_ke
 from ipsecfast.ike.selectors import (
@@ -112,7 +114,9 @@ class ChildOffer:
         proposal = accept_answer(answer, self.proposals, ignore_ke=not self.ke)
         transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
         if transport != (self.config.mode == Mode.TRANSPORT):
-            raise NoProposalChosen(f"we asked for {self.config.mode.value} mode, the peer chose the other one")
+            text = f"we asked for {self.config.mode.value} mode, the peer chose the other one"
+            other = Mode.TRANSPORT if transport else Mode.TUNNEL
+            raise NoProposalChosen(text).about(Mismatch(Field.MODE, self.config.mode, other, self.config.mode))
         local = require(message, TsPayload, PayloadType.TSi).selectors
         remote = require(message, TsPayload, PayloadType.TSr).selectors
         selectors = SelectorPair(local, remote)
@@ -120,6 +124,10 @@ class ChildOffer:
             raise TsUnacceptable(f"the peer answered with selectors {selectors} that are not in our {self.selectors}")
         spi_out = outbound_spi(sa, proposal, self.reqid)
         return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid)
+
+    def refusal(self, code: int) -> Mismatch | None:
+        """What the peer's error is about."""
+        return refused_child(code, self.selectors, self.proposals, self.config.mode)
 
     def __str__(self) -> str:
         proposals = ", ".join(map(proposal_text, self.proposals))
@@ -177,9 +185,21 @@ def _choose(sa: IkeSa, request: ChildRequest, old: ChildSa | None) -> tuple[Chil
         selectors = narrow_pair(request.selectors, old.selectors)
         if selectors is not None:
             return old.config, selectors
-    raise TsUnacceptable(
-        f"the peer wants {request.selectors} in {request.mode.value} mode; configured: {_configured_text(sa, children)}"
-    )
+    configured = _configured_text(sa, children)
+    text = f"the peer wants {request.selectors} in {request.mode.value} mode; configured: {configured}"
+    raise TsUnacceptable(text).about(_child_mismatch(sa, request, children, configured))
+
+
+def _child_mismatch(
+    sa: IkeSa, request: ChildRequest, children: Sequence[ChildConfig], configured: str
+) -> Mismatch | None:
+    """The mode, where nothing else is in the way; else the selectors, where only one child can be meant."""
+    pairs = [(c, resolve_pair(c, sa.path.local, sa.path.remote)) for c in children]
+    fitting = [c for c, pair in pairs if narrow_pair(request.selectors, pair) is not None]
+    if fitting:
+        return Mismatch(Field.MODE, fitting[0].mode, request.mode, fitting[0].mode)
+    wanted = pairs[0][1] if len(pairs) == 1 else None
+    return Mismatch(Field.SELECTORS, configured, str(request.selectors), wanted)
 
 
 def offers_child(sa: IkeSa, connection: ConnectionConfig, request: ChildRequest) -> bool:

@@ -53,7 +53,7 @@ class CreateChild(ChildExchange):
         elif code == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None and not self.single:
             sa.start(CreateChild(self.child, self.packet, single=True), now)
         else:
-            sa.child_refused(self.child, text, now)
+            sa.child_refused(self.child, text, now, error.mismatch)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         super().abandoned(sa, now)

@@ -22,7 +22,8 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
 )
-from ipsecfast.ike.exchange.base import Exchange, error_code, error_notify, raise_for_errors, require
+from ipsecfast.ike.diagnosis import refused_proof
+from ipsecfast.ike.exchange.base import Exchange, PeerError, error_code, error_notify, raise_for_errors, require
 from ipsecfast.ike.exchange.child_offer import (
     ChildOffer,
     ChildRequest,
@@ -34,6 +35,7 @@ from ipsecfast.ike.exchange.child_offer import (
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
+from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.proof import prove, verify
 from ipsecfast.ike.quick_crash import own_token, take_token
@@ -76,7 +78,7 @@ class IkeAuth(Exchange):
         try:
             certificates, auth, with_ppk = ppk.prove_initiator(sa, config, id_i, sa.remote_id)
         except AuthenticationFailed as error:
-            sa.fail(now, str(error))
+            sa.fail(now, str(error), error.mismatch)
             return None
         self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
         if self._offer is None:
@@ -101,7 +103,9 @@ class IkeAuth(Exchange):
             raise_for_errors(message)
         identity = require(message, IdPayload, PayloadType.IDr).identity
         if not pad.accepts_peer(sa.connection.config, identity):
-            raise AuthenticationFailed(f"the peer is {identity}, configured is {sa.connection.config.remote.identity}")
+            wanted = sa.connection.config.remote.identity
+            text = f"the peer is {identity}, configured here as remote.id is {wanted}"
+            raise AuthenticationFailed(text).about(Mismatch(Field.PEER_IDENTITY, str(wanted), str(identity), wanted))
         ppk.settle_initiator(sa, message)
         verify(sa, sa.connection.config, message, PayloadType.IDr)
         sa.remote_id, sa.peer_token = identity, take_token(message)
@@ -121,7 +125,11 @@ class IkeAuth(Exchange):
             if error_code(error) == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None:
                 sa.start(CreateChild(self.child, self.packet, single=True), now)
             else:
-                sa.child_refused(self.child, f"{error}; we offered {self._offer}", now)
+                text, why = (
+                    f"{error}; we offered {self._offer}",
+                    error.mismatch or self._offer.refusal(error_code(error)),
+                )
+                sa.child_refused(self.child, text, now, why)
             return
         child = build_child(sa, terms, sa.nonces, initiator=True, now=now)
         sa.install(child, activate=True)
@@ -129,7 +137,11 @@ class IkeAuth(Exchange):
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         """The IKE SA does not come about. If the fault is the peer's, it believes otherwise: tell it (s2.21.2)."""
         self.abandoned(sa, now)
-        sa.authentication_failed(error, now)
+        detail = ""
+        if isinstance(error, PeerError) and error.code == NotifyType.AUTHENTICATION_FAILED and sa.local_id:
+            detail, mismatch = refused_proof(sa.connection.config, sa.local_id)
+            error.about(mismatch)
+        sa.authentication_failed(error, now, detail)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         if self._offer is not None:
@@ -165,7 +177,7 @@ def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]
     except InvalidSyntax:
         raise
     except NotifyError as error:
-        sa.peer_child_refused(error)
+        sa.peer_child_refused(error, now)
         return (error_notify(error),)
     child = build_child(sa, terms, sa.nonces, initiator=False, now=now)
     sa.install_first(child, now)
@@ -188,7 +200,20 @@ def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Conne
         for c in sa.candidates
     )
     asked = f", asks for {wanted.identity}" if wanted else ""
-    raise AuthenticationFailed(f"the peer says it is {identity}{asked}; that fits no connection: {known}")
+    text = f"the peer says it is {identity}{asked}; that fits no connection: {known}"
+    raise AuthenticationFailed(text).about(_identity_mismatch(sa, identity, wanted))
+
+
+def _identity_mismatch(sa: IkeSa, identity: Identity, wanted: IdPayload | None) -> Mismatch | None:
+    """Where there is one connection only, it is clear which of the two identities is not as it should be."""
+    if len(sa.candidates) > 1:
+        return None
+    config = sa.candidates[0].config
+    if not pad.accepts_peer(config, identity):
+        ours = config.remote.identity
+        return Mismatch(Field.PEER_IDENTITY, str(ours), str(identity), ours)
+    local = pad.local_identity(config, sa.path.local)
+    return Mismatch(Field.OUR_IDENTITY, str(local), str(wanted.identity) if wanted else "", local)
 
 
 def _is_meant(sa: IkeSa, connection: Connection, identity: Identity, wanted: IdPayload | None) -> bool:

@@ -27,15 +27,19 @@ from ipsecfast.ike.constants import (
     NotifyType,
 )
 from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
+from ipsecfast.ike.diagnosis import refused_proposals
+from ipsecfast.ike.dialects import vendor_of
 from ipsecfast.ike.exchange.base import Exchange, PeerError, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
 from ipsecfast.ike.exchange.ike_intermediate import first_after_init
 from ipsecfast.ike.keymat import derive_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
+from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.proposal import (
     accept_answer,
     additional_groups,
+    group_text,
     key_exchange_groups,
     proposal_text,
     select,
@@ -112,7 +116,8 @@ class IkeSaInit(Exchange):
         offered = key_exchange_groups(sa.connection.proposals)
         used = self._key_exchange.group if self._key_exchange else 0
         if len(notify.data) != 2 or group not in offered or group == used:
-            raise InvalidSyntax(f"the peer asks for key exchange group {group}; we offered {offered} and sent {used}")
+            ours = ", ".join(map(group_text, offered))
+            raise InvalidSyntax(f"the peer takes no key exchange but {group_text(group)}; we offered {ours}")
         self._key_exchange = generate_key_exchange(group, sa.context.random)
         self._restart(sa, now, f"for group {group}")
 
@@ -120,8 +125,7 @@ class IkeSaInit(Exchange):
         """Not authentic, but NO_PROPOSAL_CHOSEN would only come again; others may be forged, so we go on waiting."""
         if error.code != NotifyType.NO_PROPOSAL_CHOSEN:
             raise error
-        ours = ", ".join(map(proposal_text, sa.connection.proposals))
-        sa.fail(now, f"the peer accepts none of our IKE proposals {ours}, or has no connection for our addresses")
+        sa.fail(now, *refused_proposals(sa.connection.proposals))
 
     def _accept(self, sa: IkeSa, message: Message, now: float) -> None:
         assert self._key_exchange is not None
@@ -135,7 +139,7 @@ class IkeSaInit(Exchange):
         if additional and not offers_intermediate(message):
             raise InvalidSyntax("the peer chose an additional key exchange, but does not have IKE_INTERMEDIATE")
         shared = self._key_exchange.shared_secret(ke.data)
-        sa.spi_r = message.spi_r
+        sa.spi_r, sa.vendor = message.spi_r, vendor_of(message)
         derive_keys(sa, proposal, (self._nonce, nonce), ke.group, shared)
         detect_nat(sa, message)
         agree_on_fragmentation(sa, message)
@@ -152,6 +156,7 @@ class IkeSaInit(Exchange):
 
     def failed(self, sa: IkeSa, error: NotifyError, now: float) -> None:
         """Nothing failed: it may have been a stranger's message, and the right one may still come."""
+        sa.suspicion = str(error)
         sa.context.complain(now, "bad-response", f"{sa}: IKE_SA_INIT response passed over: {error}", "init-response")
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
@@ -160,6 +165,7 @@ class IkeSaInit(Exchange):
 
 def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """The responder's side; cookies were dealt with before (`endpoint`). Errors go back unprotected, no SA remains."""
+    sa.vendor = vendor_of(message)
     offered = require(message, SaPayload).proposals
     ke, nonce_i = require(message, KePayload), require(message, NoncePayload).data
     intermediate = offers_intermediate(message)
@@ -190,19 +196,22 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
 
 def _select(sa: IkeSa, offered: Sequence[Proposal], *, intermediate: bool) -> Proposal:
     """The first connection for these addresses that accepts one of the proposals; the identities decide later."""
-    reasons = []
+    reasons, mismatches = [], []
     for connection in sa.candidates:
         ours = connection.proposals if intermediate else without_additional(connection.proposals)
         try:
             if not ours:
-                raise NoProposalChosen("additional key exchanges need IKE_INTERMEDIATE, which the peer does not have")
+                needed = Mismatch(Field.ADDITIONAL_KEY_EXCHANGE, proposal_text(connection.proposals[0]), "none")
+                text = "additional key exchanges need IKE_INTERMEDIATE, which the peer does not have"
+                raise NoProposalChosen(text).about(needed)
             proposal = select(offered, ours)
         except NoProposalChosen as error:
             reasons.append(f"{connection.config.name}: {error}")
+            mismatches.append(error.mismatch)
             continue
         sa.connection = connection
         return proposal
-    raise NoProposalChosen("; ".join(reasons))
+    raise NoProposalChosen("; ".join(reasons)).about(mismatches[0] if len(mismatches) == 1 else None)
 
 
 def derive_keys(sa: IkeSa, proposal: Proposal, nonces: tuple[bytes, bytes], group: int, shared: bytes) -> None:

@@ -90,7 +90,7 @@ class RekeyChild(ChildExchange):
             temporary = code in TEMPORARY
             sa.retry_rekey(old, now, soon=temporary)
             if not temporary:
-                sa.note("rekey-failed", f"{old.config.name}: rekey failed: {text}", warning=True, child=old)
+                sa.report("rekey-failed", f"{old.config.name}: rekey failed: {text}", error.mismatch, now, child=old)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         super().abandoned(sa, now)
