@@ -68,3 +68,35 @@ int ipsf_child_new(uint32_t reqid, struct ipsf_child **out)
 	*out = child;
 	return IPSF_OK;
 }
+
+void ipsf_child_free(struct ipsf_child *child)
+{
+	free(atomic_load(&child->lanes));
+	free(child);
+}
+
+int ipsf_child_prepare(struct ipsf_child *child, const struct ipsf_sa_params *params, unsigned n_workers)
+{
+	struct ipsf_lanes *lanes = atomic_load(&child->lanes);
+	const unsigned asking = params->resources < n_workers ? params->resources : n_workers;
+	if (!lanes && !params->resource && !params->resources)
+		return IPSF_OK;
+	if (!lanes) {
+		lanes = calloc(1, sizeof *lanes + n_workers * sizeof lanes->lane[0]);
+		if (!lanes)
+			return IPSF_ENOMEM;
+		lanes->n = n_workers;
+		atomic_store(&child->lanes, lanes);
+	}
+	if (!params->resource)
+		atomic_store(&lanes->asking, asking);
+	return IPSF_OK;
+}
+
+_Atomic(struct ipsf_sa_out *) *ipsf_child_place(struct ipsf_child *child, unsigned resource)
+{
+	struct ipsf_lanes *lanes = atomic_load(&child->lanes);
+	if (!resource)
+		return &child->active;
+	return lanes && resource <= lanes->n ? &lanes->lane[resource - 1].active : NULL;
+}

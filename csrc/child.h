@@ -9,9 +9,22 @@
 
 #include "sa.h"
 
+/* What one worker has of a child with per-resource SAs (RFC 9611). */
+struct ipsf_lane {
+	_Atomic(struct ipsf_sa_out *) active; /* its own; NULL: it uses the one for all */
+	_Atomic uint64_t asked;               /* when it last raised ACQUIRE for one, 0: never */
+};
+
+struct ipsf_lanes {
+	uint32_t n;              /* workers */
+	_Atomic uint32_t asking; /* how many of them want an SA of their own */
+	struct ipsf_lane lane[];
+};
+
 struct ipsf_child {
 	uint32_t reqid;
-	_Atomic(struct ipsf_sa_out *) active; /* RFC 7296 s2.8; NULL: no SA carries anything */
+	_Atomic(struct ipsf_sa_out *) active; /* RFC 7296 s2.8, for all workers; NULL: no SA carries anything */
+	_Atomic(struct ipsf_lanes *) lanes;   /* NULL: no per-resource SAs; once there they stay as long as the child */
 	_Atomic uint64_t asked;               /* when a worker last raised ACQUIRE, 0: not since the last answer */
 	_Atomic uint32_t releases;            /* RELEASE_HELD so far: what was held before it must go */
 	/* control thread only */
@@ -36,6 +49,11 @@ void ipsf_children_remove(struct ipsf_children *children, const struct ipsf_chil
 /* The first child whose slot is at or behind *cursor, which moves on; NULL at the end. Control thread. */
 struct ipsf_child *ipsf_children_next(const struct ipsf_children *children, uint32_t *cursor);
 IPSF_MUST_CHECK int ipsf_child_new(uint32_t reqid, struct ipsf_child **child);
+void ipsf_child_free(struct ipsf_child *child); /* its SAs are the caller's */
+/* Prepares for an SA with these params (resource, resources) on n workers. Control thread. IPSF_ENOMEM. */
+IPSF_MUST_CHECK int ipsf_child_prepare(struct ipsf_child *child, const struct ipsf_sa_params *params, unsigned n_workers);
+/* Where an SA of that resource stands while it is active; NULL: there is no such worker, it carries nothing. Control thread. */
+_Atomic(struct ipsf_sa_out *) *ipsf_child_place(struct ipsf_child *child, unsigned resource);
 
 static inline uint32_t ipsf_child_slot(uint32_t reqid)
 {
@@ -49,6 +67,23 @@ static inline struct ipsf_child *ipsf_child_find(const struct ipsf_children *chi
 		if (!child || child->reqid == reqid)
 			return child;
 	}
+}
+
+/* The SA by which a worker sends: its own, or the one for all. NULL: there is none. */
+static inline struct ipsf_sa_out *ipsf_child_sa(const struct ipsf_child *child, unsigned worker)
+{
+	const struct ipsf_lanes *lanes = atomic_load_explicit(&child->lanes, memory_order_acquire);
+	struct ipsf_sa_out *own = NULL;
+	if (lanes && worker < lanes->n)
+		own = atomic_load_explicit(&lanes->lane[worker].active, memory_order_acquire);
+	return own ? own : atomic_load_explicit(&child->active, memory_order_acquire);
+}
+
+/* A worker that sends by sa should have an SA of its own (RFC 9611 s3). */
+static inline bool ipsf_child_wants_own(const struct ipsf_child *child, const struct ipsf_sa_out *sa, unsigned worker)
+{
+	const struct ipsf_lanes *lanes = atomic_load_explicit(&child->lanes, memory_order_acquire);
+	return lanes && sa->resource == 0 && worker < atomic_load_explicit(&lanes->asking, memory_order_relaxed);
 }
 
 #endif

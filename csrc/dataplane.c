@@ -53,6 +53,11 @@ static void free_sa_in(void *sa)
 	ipsf_sa_in_free(sa);
 }
 
+static void free_child(void *child)
+{
+	ipsf_child_free(child);
+}
+
 static void free_spd(void *spd)
 {
 	ipsf_spd_free(spd);
@@ -114,7 +119,7 @@ static void free_children(struct ipsf_children *children)
 			next = sa->next;
 			ipsf_sa_out_free(sa);
 		}
-		free(child);
+		ipsf_child_free(child);
 	}
 	free(children);
 }
@@ -248,7 +253,7 @@ static void let_go(struct ipsf_dataplane *dp, struct ipsf_child *child)
 	if (child->policies || child->sas)
 		return;
 	ipsf_children_remove(children_of(dp), child);
-	ipsf_epoch_retire(&dp->epoch, free, child);
+	ipsf_epoch_retire(&dp->epoch, free_child, child);
 }
 
 static struct ipsf_sa_out **find_out(const struct ipsf_dataplane *dp, uint32_t reqid, uint32_t spi)
@@ -291,6 +296,8 @@ static int install_outbound(struct ipsf_dataplane *dp, const struct ipsf_command
 	if (status != IPSF_OK)
 		return status;
 	status = need_child(dp, sa->reqid, &child);
+	if (status == IPSF_OK)
+		status = ipsf_child_prepare(child, command->sa, dp->n_workers);
 	if (status != IPSF_OK) {
 		ipsf_sa_out_free(sa);
 		return status;
@@ -308,7 +315,9 @@ static int activate_outbound(struct ipsf_dataplane *dp, const struct ipsf_comman
 	if (!link)
 		return IPSF_ENOENT;
 	struct ipsf_child *child = child_of(dp, command->reqid);
-	atomic_store(&child->active, *link);
+	_Atomic(struct ipsf_sa_out *) *place = ipsf_child_place(child, (*link)->resource);
+	if (place)
+		atomic_store(place, *link);
 	atomic_store(&child->asked, 0);
 	wake_outbound(dp);
 	return IPSF_OK;
@@ -333,8 +342,9 @@ static int remove_outbound(struct ipsf_dataplane *dp, const struct ipsf_command 
 		return IPSF_ENOMEM;
 	struct ipsf_child *child = child_of(dp, command->reqid);
 	struct ipsf_sa_out *sa = *link;
-	if (atomic_load(&child->active) == sa)
-		atomic_store(&child->active, NULL);
+	_Atomic(struct ipsf_sa_out *) *place = ipsf_child_place(child, sa->resource);
+	if (place && atomic_load(place) == sa)
+		atomic_store(place, NULL);
 	*link = sa->next;
 	dp->n_out--;
 	ipsf_epoch_retire(&dp->epoch, free_sa_out, sa);
@@ -564,7 +574,7 @@ int ipsf_dataplane_next_event(struct ipsf_dataplane *dp, struct ipsf_event *even
 /* One SA after the other: the outbound ones by their children, then the inbound ones by their SPIs. */
 struct sa_walk {
 	uint32_t child_cursor, sad_cursor;
-	const struct ipsf_child *child;
+	struct ipsf_child *child;
 	const struct ipsf_sa_out *out;
 	const struct ipsf_sa_in *in;
 };
@@ -607,7 +617,10 @@ static struct ipsf_sa_count count_in(const struct ipsf_sa_in *sa)
 
 static struct ipsf_sa_count count_sa(const struct sa_walk *walk)
 {
-	return walk->out ? count_out(walk->out, atomic_load(&walk->child->active) == walk->out) : count_in(walk->in);
+	if (!walk->out)
+		return count_in(walk->in);
+	const _Atomic(struct ipsf_sa_out *) *place = ipsf_child_place(walk->child, walk->out->resource);
+	return count_out(walk->out, place && atomic_load(place) == walk->out);
 }
 
 size_t ipsf_dataplane_sa_status(const struct ipsf_dataplane *dp, struct ipsf_sa_status *status, size_t n)

@@ -98,14 +98,15 @@ static void make_ready(struct ipsf_hold *hold, struct ipsf_hold_queue *queue)
 	hold->ready_last = &queue->next;
 }
 
-void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *children, uint64_t drops[IPSF_DROP_COUNT])
+void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *children, unsigned worker,
+		      uint64_t drops[IPSF_DROP_COUNT])
 {
 	for (unsigned i = 0; hold->queues && i < IPSF_HOLD_BUCKETS; i++) {
 		struct ipsf_hold_queue **link = &hold->bucket[i], *queue;
 		while ((queue = *link) != NULL) {
 			const struct ipsf_child *child = ipsf_child_find(children, queue->reqid);
 			const bool released = !child || atomic_load(&child->releases) != queue->releases;
-			if (!released && !atomic_load(&child->active)) {
+			if (!released && !ipsf_child_sa(child, worker)) {
 				link = &queue->next;
 				continue;
 			}

@@ -43,10 +43,11 @@ bool ipsf_hold_has(const struct ipsf_hold *hold, uint32_t reqid);
 /* Copies the packet in; false: too many wait already. */
 IPSF_MUST_CHECK bool ipsf_hold_add(struct ipsf_hold *hold, const struct ipsf_child *child,
 				   const struct ipsf_packet *packet);
-/* Looks at every queue again: those with an active SA get ready, those that were released or lost their child are
+/* Looks at every queue again: those with an SA for the worker get ready, those that were released or lost their child are
  * dropped,
  * counted in drops[]. */
-void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *children, uint64_t drops[IPSF_DROP_COUNT]);
+void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *children, unsigned worker,
+		      uint64_t drops[IPSF_DROP_COUNT]);
 /* Fills an empty batch with the oldest ready packets, each child's in their order; how many. */
 unsigned ipsf_hold_take(struct ipsf_hold *hold, struct ipsf_batch *batch);
 

@@ -6,6 +6,7 @@
 #include "udpencap.h"
 
 #define ACQUIRE_AGAIN 3000000000u    /* nanoseconds until an unanswered ACQUIRE is raised again */
+#define OWN_AGAIN 30000000000u       /* the same for a worker's own SA: the one for all carries its packets meanwhile */
 #define UNKNOWN_SPI_RATE 4           /* events a second; all are counted */
 #define TRANSPORT_HEADROOM 64        /* what rebuilding an inner IP header may need (RFC 4303 s3.1.1) */
 
@@ -50,20 +51,23 @@ static struct ipsf_selector selector_of(const struct ipsf_flow *flow, const uint
 }
 
 /*
- * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, until it is answered or some seconds have passed.
+ * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, or once a worker that wants its own (RFC 9611 s6), until it is
+ * answered or some seconds have passed.
  */
-static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, const struct ipsf_flow *flow)
+static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, bool own, const struct ipsf_flow *flow)
 {
-	uint64_t asked = atomic_load(&child->asked);
-	if (asked != 0 && p->now - asked < ACQUIRE_AGAIN)
+	_Atomic uint64_t *when = own ? &atomic_load(&child->lanes)->lane[p->worker].asked : &child->asked;
+	uint64_t asked = atomic_load(when);
+	if (asked != 0 && p->now - asked < (own ? OWN_AGAIN : ACQUIRE_AGAIN))
 		return;
-	if (!atomic_compare_exchange_strong(&child->asked, &asked, p->now ? p->now : 1))
+	if (!atomic_compare_exchange_strong(when, &asked, p->now ? p->now : 1))
 		return; /* another worker did */
 	const struct ipsf_event event = {.kind = IPSF_EVENT_ACQUIRE, .reqid = child->reqid,
+					 .resource = (uint8_t)(own ? p->worker + 1 : 0),
 					 .source = selector_of(flow, flow->source, flow->source_port),
 					 .destination = selector_of(flow, flow->destination, flow->destination_port)};
 	if (!post(p, &event, NULL))
-		atomic_store(&child->asked, 0);
+		atomic_store(when, 0);
 }
 
 /* ---- outbound ---- */
@@ -74,18 +78,17 @@ struct last_child {
 	struct ipsf_sa_out *sa; /* NULL: none was asked for yet, or it had no SA */
 };
 
-/*
- * PROTECT: the child's active SA, or wait for one. What waits already goes first. Of per-resource Child SAs (RFC 9611) the one of
- * p->worker would be chosen here.
- */
+/* PROTECT: the child's active SA, the worker's own first (RFC 9611), or wait for one. What waits already goes first. */
 static void protect(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
 		    const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
 {
 	struct ipsf_child *child = ipsf_child_find(children, decision->reqid);
-	struct ipsf_sa_out *sa = child ? atomic_load_explicit(&child->active, memory_order_acquire) : NULL;
+	struct ipsf_sa_out *sa = child ? ipsf_child_sa(child, p->worker) : NULL;
 	if (IPSF_LIKELY(sa && !ipsf_hold_has(&p->hold, decision->reqid))) {
 		packet->sa.out = sa;
 		*last = (struct last_child){decision->reqid, sa};
+		if (IPSF_UNLIKELY(ipsf_child_wants_own(child, sa, p->worker)))
+			ask(p, child, true, flow);
 		return;
 	}
 	if (!child || (!sa && !(decision->flags & IPSF_POLICY_HOLD))) {
@@ -93,7 +96,7 @@ static void protect(struct ipsf_pipeline *p, const struct ipsf_children *childre
 		return;
 	}
 	if (!sa)
-		ask(p, child, flow);
+		ask(p, child, false, flow);
 	packet->drop = ipsf_hold_add(&p->hold, child, packet) ? IPSF_TAKEN : IPSF_DROP_HOLD_FULL;
 }
 

@@ -102,6 +102,7 @@ static void out_fill(struct ipsf_sa_out *sa, const struct ipsf_sa_params *params
 	sa->udp_encap = params->udp_encap;
 	sa->carrier = (uint8_t)ipsf_carrier_of(&params->path, params->udp_encap);
 	sa->esn = params->esn;
+	sa->resource = params->resource;
 	sa->copy_df = params->copy_df;
 	sa->copy_ecn = params->copy_ecn;
 	sa->copy_dscp = params->copy_dscp & IPSF_COPY_OUT;

@@ -36,6 +36,7 @@ struct ipsf_sa_out {
 	uint8_t salt[4];
 	uint8_t mode, carrier, esn, udp_encap;
 	uint8_t copy_df, copy_ecn, copy_dscp;
+	uint8_t resource;                       /* 0: any worker sends by it; i: worker i - 1 (child.h) */
 	uint64_t last_sequence;                 /* the last number that may be used: 2^32 - 1 or 2^64 - 1 */
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
 	/* mutable: written by every worker that uses the SA */

@@ -265,7 +265,7 @@ static void settle_held(struct ipsf_worker *worker)
 	struct ipsf_pipeline *p = &worker->pipeline;
 	if (IPSF_LIKELY(!atomic_load(&worker->attention)) || !atomic_exchange(&worker->attention, false))
 		return;
-	ipsf_hold_review(&p->hold, atomic_load(&p->published->children), p->drops);
+	ipsf_hold_review(&p->hold, atomic_load(&p->published->children), p->worker, p->drops);
 	while (ipsf_hold_take(&p->hold, worker->batch))
 		outbound_batch(worker);
 	finish(worker, IPSF_OUT);

@@ -97,6 +97,8 @@ cdef extern from "ipsecfast.h" nogil:
         uint64_t soft_packets
         uint64_t hard_packets
         uint64_t initial_sequence
+        uint8_t resource
+        uint8_t resources
 
     struct ipsf_sa_out
     struct ipsf_sa_in
@@ -302,6 +304,7 @@ cdef extern from "ipsecfast.h" nogil:
         uint32_t spi
         uint32_t reqid
         uint8_t inbound
+        uint8_t resource
         ipsf_path path
         ipsf_selector source
         ipsf_selector destination

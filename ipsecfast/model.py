@@ -221,6 +221,8 @@ class SaParams:
     the data plane (0: unlimited). `local_ts` and `remote_ts` are from this gateway's point of view in both directions.
     `initial_sequence` is for an SA that is taken over from elsewhere: the last sequence number that was used
     (outbound), or the highest that was accepted, with all before it (inbound). A new SA has 0.
+    Per-resource SAs (RFC 9611), outbound: `resource` i is for worker i - 1 alone, 0 for all; of one for all, so many
+    workers as `resources` says ask for their own.
     """
 
     spi: int
@@ -242,6 +244,8 @@ class SaParams:
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
     initial_sequence: int = 0
+    resource: int = 0
+    resources: int = 0
 
 
 # What the data plane tells the control plane. The C table csrc/tables/events.def has one entry for each.
@@ -249,11 +253,15 @@ class SaParams:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A packet matched a PROTECT policy that has no SA; the packet is held (RFC 4301 s5.1)."""
+    """A packet matched a PROTECT policy that has no SA; the packet is held (RFC 4301 s5.1).
+
+    With `resource` i it is not: it left by the SA for all workers, and worker i - 1 has none of its own (RFC 9611 s6).
+    """
 
     reqid: int
     source: TrafficSelector
     destination: TrafficSelector
+    resource: int = 0
 
 
 @dataclass(frozen=True, slots=True)

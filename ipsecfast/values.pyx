@@ -202,6 +202,8 @@ cdef class SaParamsStruct:
         self.c.soft_packets = unsigned_value(params.soft_packets, 64, "soft_packets")
         self.c.hard_packets = unsigned_value(params.hard_packets, 64, "hard_packets")
         self.c.initial_sequence = unsigned_value(params.initial_sequence, 64, "initial_sequence")
+        self.c.resource = unsigned_value(params.resource, 8, "resource")
+        self.c.resources = unsigned_value(params.resources, 8, "resources")
         return 0
 
     cdef int _fill_key(self, bytes key) except -1:
@@ -299,7 +301,7 @@ cdef int fill_hardware(uint8_t *out, bytes address) except -1:
 cdef object event_value(const csrc.ipsf_event *event, const uint8_t *data):
     """csrc/tables/events.def -> ipsecfast/model.py, entry by entry."""
     if event.kind == csrc.IPSF_EVENT_ACQUIRE:
-        return Acquire(event.reqid, selector_value(&event.source), selector_value(&event.destination))
+        return Acquire(event.reqid, selector_value(&event.source), selector_value(&event.destination), event.resource)
     if event.kind == csrc.IPSF_EVENT_FIRST_INBOUND:
         return FirstInbound(event.spi)
     if event.kind == csrc.IPSF_EVENT_PEER_MOVED:

@@ -99,6 +99,11 @@ struct ipsf_sa_params {
 	uint32_t n_local_ts, n_remote_ts;
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
 	uint64_t initial_sequence; /* an SA that is taken over: the last number used, or the top of the window; 0: a new SA */
+	/*
+	 * RFC 9611, outbound. resource: 0: an SA for all workers; i: worker i - 1 alone, while it is active. resources: of an SA for
+	 * all, how many of the workers ask for one of their own (ACQUIRE).
+	 */
+	uint8_t resource, resources;
 };
 
 /* ---- library: arrays of packets ---- */
@@ -378,6 +383,7 @@ struct ipsf_event {
 	uint32_t kind; /* enum ipsf_event_kind */
 	uint32_t spi, reqid;
 	uint8_t inbound;
+	uint8_t resource;                         /* ACQUIRE: 0, or the worker's number + 1: only its own SA is missing (RFC 9611) */
 	struct ipsf_path path;
 	struct ipsf_selector source, destination; /* ACQUIRE: the packet's own */
 	uint32_t length;                          /* IKE_DATAGRAM: bytes in the caller's buffer */

@@ -39,6 +39,11 @@ def packet(size: int, *, port: int = 5000, site: int = 0) -> bytes:
     return head + struct.pack("!HHHH", port, 6000, size - 20, 0) + bytes(size - 28)
 
 
+def answer_to(packet: bytes) -> bytes:
+    """The same packet the other way round."""
+    return packet[:12] + packet[16:20] + packet[12:16] + packet[22:24] + packet[20:22] + packet[24:]
+
+
 def sizes_in_turn(size: str) -> list[int]:
     """The sizes of packets of `size` bytes, or of the mix in an order without long runs."""
     if size != IMIX_NAME:
