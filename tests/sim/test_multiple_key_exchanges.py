@@ -160,7 +160,7 @@ def test_a_responder_that_chooses_without_announcing(monkeypatch: pytest.MonkeyP
 
 
 def test_ike_auth_before_the_key_exchange_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ike_sa_init, "IkeIntermediate", lambda groups, auth: auth)
+    monkeypatch.setattr(ike_sa_init, "first_after_init", lambda _, groups, auth: auth)
     pair = both(HYBRID)
     pair.a.initiate()
     run_quiet(pair, 1.0)
@@ -211,13 +211,13 @@ def test_a_changed_message_before_ike_auth_is_noticed(monkeypatch: pytest.Monkey
 
 
 def test_an_exchange_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ike_sa_init, "IkeIntermediate", lambda groups, auth: IkeIntermediate((*groups, 37), auth))
+    monkeypatch.setattr(ike_sa_init, "first_after_init", lambda _, groups, auth: IkeIntermediate((*groups, 37), auth))
     pair = both(HYBRID, fragmentation=Fragmentation.NO)
     pair.a.initiate()
     pair.run(1.0)
     assert pair.exchange()[5] == "<-- b IKE_INTERMEDIATE {N(INVALID_SYNTAX)}"
     assert not pair.b.ike_sas
-    assert "the additional key exchange failed" in "".join(n.message for n in pair.a.log if n.event == "ike-failed")
+    assert "IKE_INTERMEDIATE failed" in "".join(n.message for n in pair.a.log if n.event == "ike-failed")
 
 
 # -- a bad link --------------------------------------------------------------------------------------------------------
