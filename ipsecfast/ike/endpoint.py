@@ -44,6 +44,7 @@ from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import TRANSITIONS
+from ipsecfast.ike.whereabouts import esp_heard, probe
 from ipsecfast.model import (
     IKE_PORT,
     Acquire,
@@ -305,7 +306,7 @@ class IkeEndpoint:
         self.context.complain(now, "hint", f"{path.remote} says unprotected {name}: {meaning}", f"hint {path.remote}")
         if self.context.may_answer_stranger(now):
             for sa in self._sas_of(path):
-                sa.probe(now)
+                probe(sa, now)
         return Outcome.UNPROTECTED
 
     def _sas_of(self, path: Path) -> list[IkeSa]:
@@ -337,7 +338,7 @@ class IkeEndpoint:
         if isinstance(event, FirstInbound):
             child.ike.first_inbound(child)
         elif isinstance(event, PeerMoved):
-            child.ike.peer_moved(event.path, now)
+            esp_heard(child.ike, event.path)
 
     def _acquire(self, event: Acquire, reqid: int, now: float) -> None:
         owner = self.context.reqids.owner(reqid)

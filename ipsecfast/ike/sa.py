@@ -29,7 +29,7 @@ from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_followup_ke import Pending, drop_pending
-from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Liveness, Report
+from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Report
 from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.keymat import IkeKeys
@@ -42,6 +42,7 @@ from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import OPENING, TRANSITIONS, Handler
+from ipsecfast.ike.whereabouts import check_liveness, heard
 from ipsecfast.ike.window import Arrival
 from ipsecfast.model import Acquire, Path
 
@@ -126,7 +127,7 @@ class IkeSa(Channel):
         if isinstance(opened, Outcome):
             return opened
         message, datagram = opened
-        self._heard(path, now)
+        heard(self, path, now)
         return self.answer(handler, message, header, datagram, path, now)
 
     def _open(self, header: Header, data: bytes) -> tuple[Message | NotifyError, bytes] | Outcome:
@@ -190,7 +191,7 @@ class IkeSa(Channel):
             return opened
         message, _ = opened
         if protected:
-            self._heard(path, now)
+            heard(self, path, now)
             self.request_concluded()
         outcome = self._take_response(handler, exchange, message, data, now)
         if self.window.outstanding is None and self.current is exchange:
@@ -214,18 +215,6 @@ class IkeSa(Channel):
                 self.close(Cause.PROTOCOL, now)
             return Outcome.FAILED_RESPONSE
         return Outcome.PROCESSED
-
-    def _heard(self, path: Path, now: float) -> None:
-        """An authentic message: the peer lives, and it is where this came from (s2.4, s2.23)."""
-        self.last_heard = now
-        if path == self.path:
-            return
-        if self.state is IkeState.CONNECTING:  # IKE_AUTH of the initiator, on port 4500 now
-            self.path = path
-        elif self.remote_nat:
-            self.move(path, now)
-        elif path.remote == self.path.remote and path.local == self.path.local and not self.udp_encap:
-            self.path = path  # IKE may change to port 4500 without a NAT too; ESP has no ports then
 
     # -- requests out ----------------------------------------------------------------------------------------------
 
@@ -289,7 +278,7 @@ class IkeSa(Channel):
             case Timer.EXPIRE:
                 self._expire(now)
             case Timer.LIVENESS:
-                self._check_liveness(now)
+                check_liveness(self, now)
             case Timer.KEEPALIVE:
                 self.keep_mapping(now)
             case Timer.FOLLOW_UP:
@@ -560,36 +549,6 @@ class IkeSa(Channel):
             return
         self.note("ike-expired", "the hard lifetime is over", warning=True)
         self.delete(Cause.EXPIRED, now)
-
-    # -- the peer's whereabouts ------------------------------------------------------------------------------------
-
-    def move(self, path: Path, now: float) -> None:
-        """s2.23: the NAT before the peer maps it elsewhere; IKE and ESP both go there."""
-        if path == self.path:
-            return
-        self.note("peer-moved", f"the peer moved from {self.path} to {path}")
-        self.path = path
-        for child in self.children.values():
-            self.context.children.move(child, self.esp_path)
-
-    def peer_moved(self, path: Path, now: float) -> None:
-        """Authentic ESP came from elsewhere. Behind a NAT ourselves we don't follow: the peer has a fixed address."""
-        if self.remote_nat and not self.closed:
-            self.move(path, now)
-
-    def _check_liveness(self, now: float) -> None:
-        """s2.4: ask only when nothing authentic came, neither IKE nor ESP, and no request of ours waits anyway."""
-        delay = self.connection.config.dpd_delay
-        silent = now - self.last_heard
-        if silent >= delay and self.current is None and not self.queue:
-            self.start(Liveness(), now)
-            silent = 0.0
-        self.context.timers.set(self, Timer.LIVENESS, now + max(delay - silent, delay / 10))
-
-    def probe(self, now: float) -> None:
-        """s2.4, s2.21.4: somebody without a key claims that the peer has forgotten us: ask the peer itself."""
-        if self.usable and self.current is None and not self.queue:
-            self.start(Liveness(), now)
 
     # -- words -----------------------------------------------------------------------------------------------------
 
