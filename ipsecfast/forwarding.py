@@ -52,6 +52,7 @@ class Forwarding:
         self._book = SpdBook(config.policies, connections)
         self._spd_behind = self._routes_behind = True  # nothing is published yet
         self._peers: dict[tuple[int, int], IPAddress] = {}
+        self._refused: set[tuple[int, int]] = set()  # pairs that IKE has and the data plane did not take
         self._rings = Rings(
             config, netlink, self.data_plane, lambda: set(self._peers.values()), self._book.routes.routes
         )
@@ -142,11 +143,10 @@ class Forwarding:
 
     def install(self, child: ChildKey, inbound: SaParams, outbound: SaParams, *, activate: bool) -> None:
         """Both SAs, then the SPD and routes for their selectors, then, if asked, the switch to the outbound SA."""
-        self.data_plane.install_inbound(inbound)
         try:
-            self.data_plane.install_outbound(outbound)
-        except DataPlaneError:
-            self.data_plane.remove_inbound(inbound.spi)
+            self._install_pair(inbound, outbound)
+        except (DataPlaneError, ValueError):
+            self._refused.add((outbound.reqid, outbound.spi))
             raise
         self._peers[outbound.reqid, outbound.spi] = outbound.path.remote
         self.rings_stale = True
@@ -154,16 +154,32 @@ class Forwarding:
         if activate:
             self.data_plane.activate_outbound(outbound.reqid, outbound.spi)
 
+    def _install_pair(self, inbound: SaParams, outbound: SaParams) -> None:
+        """Both or none."""
+        self.data_plane.install_inbound(inbound)
+        try:
+            self.data_plane.install_outbound(outbound)
+        except (DataPlaneError, ValueError):
+            self.data_plane.remove_inbound(inbound.spi)
+            raise
+
     def activate(self, reqid: int, spi: int) -> None:
+        if (reqid, spi) in self._refused:
+            return  # told then; its end is under way
         self.data_plane.activate_outbound(reqid, spi)
 
     def remove(self, reqid: int, inbound_spi: int, outbound_spi: int) -> None:
+        if (reqid, outbound_spi) in self._refused:
+            self._refused.remove((reqid, outbound_spi))
+            return
         self.data_plane.remove_outbound(reqid, outbound_spi)
         self.data_plane.remove_inbound(inbound_spi)
         self._peers.pop((reqid, outbound_spi), None)
         self._publish(self._book.remove_sa(reqid, inbound_spi))
 
     def move(self, reqid: int, inbound_spi: int, outbound_spi: int, path: Path) -> None:
+        if (reqid, outbound_spi) in self._refused:
+            return
         self.data_plane.move_peer(reqid, inbound_spi, outbound_spi, path)
         self._peers[reqid, outbound_spi] = path.remote
         self.rings_stale = True

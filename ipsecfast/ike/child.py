@@ -70,6 +70,7 @@ class ChildSa:
         "selectors",
         "state",
         "successor",
+        "unwanted",
     )
 
     def __init__(
@@ -97,6 +98,7 @@ class ChildSa:
         self.state = ChildState.INSTALLED
         self.outbound_state = OutboundState.REGISTERED
         self.successor: ChildSa | None = None
+        self.unwanted = False  # the operator ends it: whatever takes its place goes too
         self.collision: ChildSa | None = None  # what the peer made of this one while our own rekey was under way
         self.established_at = now
         lifetime = config.lifetime

@@ -11,6 +11,7 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike import pad
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.claims import Claims
 from ipsecfast.ike.constants import NoProposalChosen
 from ipsecfast.ike.context import INFO, WARNING, Context
 from ipsecfast.ike.diagnosis import Failure
@@ -33,6 +34,7 @@ class Connection:
         self.context = context
         self.proposals = tuple(replace(p, number=n) for n, p in enumerate(config.proposals, 1))
         self.addresses = pad.peer_addresses(config)
+        self.claims = Claims()
         self.waiting: dict[str, tuple[ChildConfig, Acquire | None]] = {}
         self._tries = 0
         self._last_restart = float("-inf")
@@ -124,6 +126,8 @@ class Connection:
             self.want(child, now, packet)
 
     def child_up(self, child: ChildSa) -> None:
+        if self.addresses is None:  # with one peer, two children that overlap are the operator's wish
+            self.claims.add(child)
         self._not_before.pop(child.config.name, None)
         for name in (child.config.name, ""):
             self.failures.pop(name, None)

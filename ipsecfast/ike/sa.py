@@ -409,6 +409,7 @@ class IkeSa(Channel):
         self.delete_child(child, Cause.EXPIRED, now)
 
     def delete_child(self, child: ChildSa, cause: Cause, now: float) -> None:
+        child.unwanted |= cause is Cause.OPERATOR
         deleting = (e.child for e in (self.current, *self.queue) if isinstance(e, DeleteChild))
         if child.state is not ChildState.CLOSED and child not in deleting:
             self.start(DeleteChild(child, cause), now)
@@ -416,6 +417,7 @@ class IkeSa(Channel):
     def close_child(self, child: ChildSa, cause: Cause, now: float) -> None:
         """Its DELETE is done, or it went with the IKE SA."""
         child.ike.children.pop(child.spi_in, None)
+        self.connection.claims.discard(child)
         self.context.children.close(child, now, linger=self.context.settings.child_linger)
         if cause in (Cause.REKEYED, Cause.DUPLICATE):
             return
@@ -430,8 +432,9 @@ class IkeSa(Channel):
             warning=True,
             child=child,
         )
-        self.close_child(child, Cause.DUPLICATE, now)
-        self.start(CreateChild(child.config), now)
+        self.close_child(child, Cause.OPERATOR if child.unwanted else Cause.DUPLICATE, now)
+        if not child.unwanted:
+            self.start(CreateChild(child.config), now)
 
     # -- rekeying the IKE SA ---------------------------------------------------------------------------------------
 

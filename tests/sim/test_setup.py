@@ -453,13 +453,16 @@ def test_reqids_stay() -> None:
 
 
 def test_one_connection_serves_many_peers_with_a_reqid_each() -> None:
-    anyone = connection("b", remote_addrs=(), remote=AuthConfig(None), secrets=(PresharedKey((), b"shared"),))
-    pair = Pair((connection("a", secrets=(PresharedKey((), b"shared"),)),), anyone).up()
+    wide = child("net", "b", remote_ts=(selector("10.1.0.0/16"),))
+    shared = (PresharedKey((), b"shared"),)
+    anyone = connection("b", remote_addrs=(), remote=AuthConfig(None), secrets=shared, children=(wide,))
+    pair = Pair((connection("a", secrets=shared),), anyone).up()
     second = connection(
         "a",
         name="two",
         local=AuthConfig(Identity(2, b"a2.test")),
-        secrets=(PresharedKey((), b"shared"),),
+        children=(child("net", local_ts=(selector("10.1.7.0/24"),)),),
+        secrets=shared,
         unique="never",
     )
     pair.a.endpoint.connections["two"] = Connection(second, pair.a.endpoint.context)

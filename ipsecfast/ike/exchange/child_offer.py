@@ -167,6 +167,7 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
         NoAdditionalSas: every inbound SPI is in use.
     """
     config, selectors = _choose(sa, request, old)
+    sa.connection.claims.check(sa.remote_id, selectors)
     proposal = select(request.proposals, config.esp_proposals, ignore_ke=not ke)
     reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
     spi_out = outbound_spi(sa, proposal, reqid)

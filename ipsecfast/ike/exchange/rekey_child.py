@@ -44,7 +44,7 @@ class RekeyChild(ChildExchange):
         self.old = old
 
     def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
-        if not self.old.live:  # the peer rekeyed or deleted it meanwhile
+        if not self.old.live or self.old.unwanted:  # the peer rekeyed or deleted it meanwhile, or we will
             return None
         spi = self.old.spi_in.to_bytes(ESP_SPI_LENGTH, "big")  # s1.3.3: the one that we receive on
         payloads = self.propose(sa, now, NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi), old=self.old)
@@ -62,6 +62,7 @@ class RekeyChild(ChildExchange):
             if old.state == ChildState.REKEYING:
                 old.state = ChildState.REKEYED
             sa.start(DeleteChild(child, Cause.REKEYED), now, first=True)
+            _end_too(sa, old, theirs, now)
             return
         if theirs is not None and theirs.live:
             theirs.state = ChildState.REDUNDANT
@@ -70,6 +71,7 @@ class RekeyChild(ChildExchange):
         if old.state == ChildState.REKEYING:
             old.state = ChildState.REKEYED
             sa.start(DeleteChild(old, Cause.REKEYED), now, first=True)
+        _end_too(sa, old, child, now)
 
     def vanished(self, sa: IkeSa, now: float) -> None:
         """Then the old one isn't wanted either; we began the rekey, so its DELETE is ours to send."""
@@ -83,6 +85,7 @@ class RekeyChild(ChildExchange):
             return  # the peer's own rekey or DELETE has settled it
         if old.collision is not None:  # s2.25.1: ours came too late; the peer's successor stands
             old.state, old.successor = ChildState.REKEYED, old.collision
+            _end_too(sa, old, old.collision, now)
         elif code == NotifyType.CHILD_SA_NOT_FOUND:
             sa.lost_child(old, now)
         else:
@@ -96,6 +99,12 @@ class RekeyChild(ChildExchange):
         super().abandoned(sa, now)
         if self.old.state == ChildState.REKEYING and sa.closed:
             self.old.state = ChildState.INSTALLED
+
+
+def _end_too(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
+    """The operator ended the old one while its successor was on its way."""
+    if old.unwanted:
+        sa.delete_child(new, Cause.OPERATOR, now)
 
 
 def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> Sequence[Payload]:
@@ -125,6 +134,6 @@ def _find(sa: IkeSa, rekeyed: NotifyPayload) -> ChildSa:
         if isinstance(sa.current, ChildExchange):  # it may be what the response on its way to us has made
             raise TemporaryFailure("a Child SA is being negotiated")
         raise ChildSaNotFound(f"no Child SA has the outbound SPI {rekeyed.spi.hex()}", rekeyed.spi)
-    if not old.live or old.collision is not None:  # s2.25.1: it has a successor, or we are closing it
+    if not old.live or old.unwanted or old.collision is not None:  # s2.25.1: it has a successor, or we are closing it
         raise TemporaryFailure(f"the Child SA {old.spi_in:08x} is {old.state.value}")
     return old
