@@ -244,7 +244,7 @@ class ChildTable:
         child.state = ChildState.CLOSED
         timers = child.ike.context.timers
         timers.clear_all(child)
-        if self._active.get(child.reqid) is child:
+        if self._active.get(child.reqid) in (child, None):  # None: not even the first one was ACTIVE yet
             others = [c for c in self.of_reqid(child.reqid) if c.live]
             if others:
                 self.activate(others[-1])

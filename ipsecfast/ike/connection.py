@@ -20,6 +20,7 @@ from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
 from ipsecfast.ike.proposal import select
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.succession import await_delete
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import IKE_PORT, Acquire, Path, Proposal, StartAction
 
@@ -248,7 +249,7 @@ class Connection:
         if loser.initiator:
             loser.delete(Cause.DUPLICATE, now)
         else:
-            loser.redundant = True
+            await_delete(loser, now)
 
     # -- the operator ----------------------------------------------------------------------------------------------
 

@@ -40,11 +40,17 @@ def settle_rekey(sa: IkeSa, now: float) -> None:
         hand_over(sa, theirs, now)
 
 
+def await_delete(sa: IkeSa, now: float) -> None:
+    """The peer made it, another one is used, and the peer deletes it; should that not come, it goes by itself."""
+    sa.redundant = True
+    sa.context.timers.set(sa, Timer.EXPIRE, now + sa.context.settings.retransmit.total)
+
+
 def retire_redundant(sa: IkeSa, now: float) -> None:
-    """s2.8.2: the peer made it and deletes it; should that not come, it goes by itself."""
+    """s2.8.2: of two successors the one that does not stay."""
     sa.redundant = True
     sa.context.timers.clear_all(sa)
     if sa.state is not IkeState.CLOSED:
-        sa.context.timers.set(sa, Timer.EXPIRE, now + sa.context.settings.retransmit.total)
+        await_delete(sa, now)
     else:
         sa.context.timers.set(sa, Timer.LINGER, now + sa.context.settings.half_open_timeout)

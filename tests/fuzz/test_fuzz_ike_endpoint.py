@@ -152,6 +152,7 @@ def test_what_a_peer_with_the_keys_could_send(seed: int) -> None:
     rng = random.Random(seed)
     corpus = list(insides(seed))
     pair = fresh(seed)
+    pair.keys.honest = False
     sent = 0
     while sent < PER_SEED // 2:
         sender = rng.choice((pair.a, pair.b))

@@ -138,7 +138,7 @@ def test_a_secret_where_a_certificate_is_asked_for() -> None:
 
 def test_a_certificate_where_a_secret_is_asked_for() -> None:
     made = Pair(by_certificate("a"), connection("b"))
-    assert "proves itself by method 9, not by a shared secret" in refused(made, "b")
+    assert "proves itself by a signature, not by a shared secret" in refused(made, "b")
 
 
 def test_no_certificate_is_sent_and_none_is_known() -> None:

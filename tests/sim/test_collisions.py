@@ -11,6 +11,7 @@ from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload
+from ipsecfast.ike.succession import await_delete
 from ipsecfast.model import ProtocolId
 
 LOW, HIGH = b"\x00" * 32, b"\xff" * 32
@@ -260,7 +261,7 @@ def test_unique(unique: str, left: str) -> None:
     pair = Pair(connection("a", unique="never"), connection("b", unique=unique)).up()
     pair.run(1.0)
     old = pair.b.established[0]
-    pair.a.established[0].redundant = True  # so that a makes another one
+    await_delete(pair.a.established[0], pair.now)  # so that a makes another one
     pair.a.initiate()
     pair.run(10.0)
     kept = pair.b.established
@@ -335,3 +336,30 @@ def test_a_child_is_deleted_over_an_ike_sa_that_is_not_settled_yet() -> None:
     pair.b.terminate("net")
     run_quiet(pair)
     pair.check_converged(children=0)
+
+
+def test_a_redundant_ike_sa_whose_delete_never_comes_goes_by_itself() -> None:
+    """Both initiate; the DELETE of the IKE SA that loses is lost however often it is sent."""
+    pair = Pair()
+    lowest_is(pair, pair.a)
+    pair.a.initiate()
+    pair.b.initiate()
+    pair.run(0.05)
+    pair.link = lose_first("a", lambda m: any(isinstance(p, DeletePayload) for p in m.payloads), times=100)
+    run_quiet(pair)
+    assert "peer-dead" in pair.a.events()
+    pair.check_converged(children=1)
+    pair.check_forgotten()
+
+
+def test_a_first_child_is_rekeyed_before_the_responder_uses_it() -> None:
+    """It would have been ACTIVE a moment later; with its DELETE its successor is, though nothing came over that yet."""
+    pair = Pair()
+    pair.a.initiate()
+    pair.run(0.085)
+    pair.a.rekey("net")
+    pair.run(0.05)
+    assert "child-rekeyed" in pair.b.events()
+    assert not pair.b.dataplane.active
+    run_quiet(pair)
+    pair.check_converged(children=1)

@@ -1,0 +1,217 @@
+"""Gateways on virtual time, joined by links. `run` is the only thing that moves time; it jumps from event to event.
+
+Everything random comes from one seed, so a schedule is a function of it. After every step the invariants are checked
+of each gateway that had part in it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
+from itertools import count
+from typing import Self
+
+from ipsecfast.ike.channel import NAT_KEEPALIVE
+from ipsecfast.model import Path
+from simulation import invariants
+from simulation.invariants import Keys
+from simulation.link import Link, Nat
+from simulation.node import Gateway
+from simulation.plane import EspPacket
+from simulation.transcript import LINES_SHOWN, Sent, message_text
+
+START = 100.0
+
+
+class Network:
+    """`gateways` by name, `nats` by the name of the gateway behind each; `link` joins those that `links` don't."""
+
+    def __init__(self, seed: int, link: Link | None = None) -> None:
+        self.wall_clock = datetime.now(UTC)  # of this schedule, not of the run: certificates are made meanwhile
+        self.seed = seed
+        self.now = START
+        self.rng = random.Random(seed)
+        self.link = link or Link()
+        self.links: dict[frozenset[str], Link] = {}
+        self.nats: dict[str, Nat] = {}
+        self.gateways: dict[str, Gateway] = {}
+        self.keys = Keys()
+        self.transcript: list[Sent | str] = []
+        self.steps = 0
+        self._events: list[tuple[float, int, Gateway | None, Callable[[], None] | None]] = []
+        self._order = count()
+        self._esp_free_at: dict[tuple[str, str], float] = {}
+        self._at: dict[object, Gateway] = {}
+
+    def add(self, gateway: Gateway) -> Gateway:
+        self.gateways[gateway.name] = gateway
+        self._at[gateway.address] = gateway
+        return gateway
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def at(self, when: float, what: Callable[[], None], gateway: Gateway | None = None) -> None:
+        """`what` concerns `gateway` alone, or, without one, perhaps all."""
+        heapq.heappush(self._events, (when, next(self._order), gateway, what))
+
+    def touch(self, gateway: Gateway) -> None:
+        """Something happened to it: perform what it wants, check it, see when it wants to be called."""
+        gateway.perform()
+        with self.explained():
+            invariants.check_gateway(gateway)
+        wakes_at = gateway.endpoint.next_timeout()
+        if wakes_at is not None and wakes_at != gateway.wakes_at:
+            heapq.heappush(self._events, (wakes_at, next(self._order), gateway, None))
+        gateway.wakes_at = wakes_at
+
+    def step(self, until: float) -> bool:
+        """The next event, not later than `until`."""
+        while self._events and self._events[0][0] <= until:
+            when, _, gateway, what = heapq.heappop(self._events)
+            self.now = max(self.now, when)
+            if what is not None:
+                what()
+            elif gateway is not None and gateway.wakes_at == when:
+                gateway.wakes_at = None
+                gateway.endpoint.handle_timeout(self.now)
+            else:
+                continue  # the timer was moved meanwhile
+            self.steps += 1
+            for touched in (gateway,) if gateway else tuple(self.gateways.values()):
+                self.touch(touched)
+            return True
+        self.now = until
+        return False
+
+    def run(self, seconds: float = 1.0) -> Self:
+        until = self.now + seconds
+        for gateway in tuple(self.gateways.values()):
+            self.touch(gateway)
+        while self.step(until):
+            pass
+        return self
+
+    def start(self) -> Self:
+        for gateway in self.gateways.values():
+            gateway.endpoint.start(self.now)
+        return self.run(0.0)
+
+    def traffic(self, seconds: float, every: float = 0.005) -> None:
+        """All hosts send all the time, over every reqid that has a Child SA now or gets one."""
+        for index in range(int(seconds / every)):
+            self.at(self.now + index * every, self._traffic_once)
+
+    def _traffic_once(self) -> None:
+        for gateway in self.gateways.values():
+            for reqid in tuple(gateway.dataplane.active):
+                gateway.dataplane.send(reqid)
+
+    # -- the links -----------------------------------------------------------------------------------------------------
+
+    def gateway_at(self, address: IPv4Address | IPv6Address) -> Gateway | None:
+        """Who gets what is sent there, behind a NAT or not."""
+        behind = next((self.gateways[name] for name, nat in self.nats.items() if nat.address == address), None)
+        return behind or self._at.get(address)
+
+    def translate(self, sender: Gateway, path: Path) -> tuple[Gateway, Path] | None:
+        """Who gets it, and the path as that one sees it."""
+        source, source_port, to, to_port = sender.address, path.local_port, path.remote, path.remote_port
+        receiver = self.gateway_at(to)
+        if receiver is None or receiver is sender:
+            return None
+        if nat := self.nats.get(sender.name):
+            source, source_port = nat.address, nat.outside(source_port) if source_port else 0
+        if nat := self.nats.get(receiver.name):
+            port = nat.inside(to_port) if to_port else 0
+            if to != nat.address or port is None:
+                return None
+            to, to_port = receiver.address, port
+        return receiver, Path(to, to_port, source, source_port)
+
+    def link_between(self, one: Gateway, other: Gateway) -> Link:
+        return self.links.get(frozenset((one.name, other.name)), self.link) if self.links else self.link
+
+    def carry_ike(self, sender: Gateway, path: Path, data: bytes) -> None:
+        target = self.translate(sender, path)
+        receiver = target[0] if target else None
+        ring = None if data == NAT_KEEPALIVE else sender.rings.get(sender.own_spi_of(data))
+        sent = Sent(self.now, sender.name, receiver.name if receiver else str(path.remote), data, ring)
+        self.transcript.append(sent)
+        if target is None:
+            sent.fate = "   ...lost, nobody is there"
+            return
+        receiver, seen = target
+        link = self.link_between(sender, receiver)
+        drop = link.drop is not None and link.drop(sender.name, sent.message)
+        fates = [] if drop else link.fates(self.rng, data)
+        if len(fates) != 1 or fates[0][1] != data:
+            sent.fate = "   ...damaged or doubled" if fates else "   ...lost"
+        for delay, arrived in fates:
+            self.at(self.now + delay, lambda d=arrived: receiver.receive(d, seen), receiver)
+
+    def carry_esp(self, sender: Gateway, packet: EspPacket) -> None:
+        """First in, first out."""
+        target = self.translate(sender, packet.path)
+        if target is None or self.link_between(sender, target[0]).down:
+            return
+        receiver, seen = target
+        direction = sender.name, receiver.name
+        arrival = max(self.now + self.link_between(sender, receiver).delay, self._esp_free_at.get(direction, 0.0))
+        self._esp_free_at[direction] = arrival
+        self.at(arrival, lambda: receiver.dataplane.receive(packet, seen), receiver)
+
+    # -- what tests ask ------------------------------------------------------------------------------------------------
+
+    def check_converged(self, *, children: int | None = None) -> None:
+        """All quiet: the same SAs at both ends of each link, `children` of them, no duplicates, nothing left over."""
+        with self.explained():
+            invariants.check_converged(self, children)
+
+    def check_forgotten(self) -> None:
+        """A while after all is quiet nothing is kept of what is over."""
+        with self.explained():
+            for gateway in self.gateways.values():
+                invariants.check_forgotten(gateway)
+
+    @property
+    def lost(self) -> int:
+        """Packets that met no SA. Those of a gateway before its restart are not counted."""
+        return sum(len(g.dataplane.lost) for g in self.gateways.values())
+
+    # -- words ---------------------------------------------------------------------------------------------------------
+
+    def explained(self) -> Explained:
+        return Explained(self)
+
+    def remark(self, text: str) -> None:
+        self.transcript.append(f"{self.now:10.3f}      {text}")
+
+    def text(self) -> str:
+        """The transcript, with the seed that makes it again."""
+        return "\n".join([f"seed {self.seed}", *map(str, self.transcript[-LINES_SHOWN:])])
+
+    def exchange(self, since: int = 0) -> list[str]:
+        """The messages in the RFC's notation, such as `a --> CREATE_CHILD_SA {N(REKEY_SA), SA, Ni, TSi, TSr}`."""
+        sent = [line for line in self.transcript[since:] if isinstance(line, Sent)]
+        return [f"{line.arrow} {message_text(line.message)}" for line in sent]
+
+    def mark(self) -> int:
+        return len(self.transcript)
+
+
+class Explained:
+    """A context in which a broken invariant is told with the transcript that led to it."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, AssertionError) and not getattr(error, "explained", False):
+            told = AssertionError(f"{error}\n{self._network.text()}")
+            told.explained = True  # type: ignore[attr-defined]
+            raise told from error

@@ -1,0 +1,139 @@
+"""What the real data plane does with SAs, without packets' bytes: knows which SPI may be used, counts what is lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ipsecfast.ike.actions import InstallSa, MovePeer, RemoveSa
+from ipsecfast.ike.child import SLOT_MASK
+from ipsecfast.model import (
+    Acquire,
+    FirstInbound,
+    HardLifetime,
+    InboundSeen,
+    Path,
+    PeerMoved,
+    SaParams,
+    SoftLifetime,
+    UnknownSpi,
+)
+
+if TYPE_CHECKING:
+    from simulation.node import Gateway
+
+PACKET_OCTETS = 1000  # each packet counts as many towards limits in bytes
+
+
+@dataclass(frozen=True)
+class EspPacket:
+    spi: int
+    key: bytes
+    number: int
+    path: Path
+
+
+class DataPlane:
+    """`sent` + `over_limit` + `unroutable` + those held or released are all packets that hosts gave it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.inbound: dict[int, SaParams] = {}
+        self.outbound: dict[int, dict[int, SaParams]] = {}
+        self.active: dict[int, int] = {}
+        self.traps: set[int] = set()
+        self.held: Counter[int] = Counter()
+        self.released: Counter[int] = Counter()
+        self.seen: set[int] = set()
+        self.sent = self.received = self.unroutable = self.over_limit = 0
+        self.lost: list[tuple[float, EspPacket]] = []
+        self.used: Counter[tuple[bool, int, bytes]] = Counter()  # packets of each SA: inbound, SPI, key
+
+    def install(self, action: InstallSa) -> None:
+        name = self.gateway.name
+        self.gateway.network.keys.installed(name, action)
+        slots = {spi & SLOT_MASK for spi in self.inbound}
+        assert action.inbound.spi & SLOT_MASK not in slots, "two inbound SAs in one slot"
+        assert action.inbound.spi >> 20, "the upper bits of an SPI are not to be zero"
+        table = self.outbound.setdefault(action.outbound.reqid, {})
+        assert action.outbound.spi not in table, f"{name}: an outbound SPI is used twice at once"
+        self.inbound[action.inbound.spi] = action.inbound
+        table[action.outbound.spi] = action.outbound
+        if action.activate_outbound:
+            self.activate(action.outbound.reqid, action.outbound.spi)
+
+    def activate(self, reqid: int, spi: int) -> None:
+        assert spi in self.outbound[reqid], "an outbound SA was activated before it was installed"
+        if len(self.outbound[reqid]) > 1:  # of a first Child SA the responder can't know whether its answer arrived
+            self.gateway.network.keys.activated(self.gateway.name, self.outbound[reqid][spi])
+        self.active[reqid] = spi
+        for _ in range(self.held.pop(reqid, 0)):
+            self.send(reqid)
+
+    def remove(self, action: RemoveSa) -> None:
+        del self.inbound[action.inbound_spi]
+        del self.outbound[action.reqid][action.outbound_spi]
+        self.seen.discard(action.inbound_spi)
+        if self.active.get(action.reqid) == action.outbound_spi:
+            del self.active[action.reqid]
+        if not self.outbound[action.reqid] and action.reqid not in self.traps:  # its selectors leave the SPD
+            self.released[action.reqid] += self.held.pop(action.reqid, 0)
+
+    def move(self, action: MovePeer) -> None:
+        self.inbound[action.inbound_spi] = replace(self.inbound[action.inbound_spi], path=action.path)
+        table = self.outbound[action.reqid]
+        table[action.outbound_spi] = replace(table[action.outbound_spi], path=action.path)
+
+    def send(self, reqid: int) -> None:
+        """One packet of the host behind this gateway."""
+        spi = self.active.get(reqid)
+        if spi is None:
+            self._without_sa(reqid)
+            return
+        params = self.outbound[reqid][spi]
+        if not self._count(params, inbound=False):
+            self.over_limit += 1
+            return
+        self.sent += 1
+        self.gateway.network.carry_esp(self.gateway, EspPacket(spi, params.key, self.sent, params.path))
+
+    def _without_sa(self, reqid: int) -> None:
+        if reqid not in self.traps and not self.outbound.get(reqid):
+            self.unroutable += 1
+            return
+        self.held[reqid] += 1
+        if self.held[reqid] == 1:
+            self.gateway.event(Acquire(reqid, *self.gateway.packet_selectors(reqid)))
+
+    def _count(self, params: SaParams, *, inbound: bool) -> bool:
+        """Whether one more packet may pass: each limit is told once, and the hard one holds."""
+        key = inbound, params.spi, params.key
+        number = self.used[key] + 1
+        limits = (params.hard_packets, -(-params.hard_bytes // PACKET_OCTETS))
+        if any(limit and number > limit for limit in limits):
+            return False
+        self.used[key] = number
+        if number in limits:
+            self.gateway.event(HardLifetime(params.reqid, params.spi, inbound))
+        elif number in (params.soft_packets, -(-params.soft_bytes // PACKET_OCTETS)):
+            self.gateway.event(SoftLifetime(params.reqid, params.spi, inbound))
+        return True
+
+    def receive(self, packet: EspPacket, path: Path) -> None:
+        params = self.inbound.get(packet.spi)
+        if params is None or params.key != packet.key:
+            self.lost.append((self.gateway.network.now, packet))
+            self.gateway.event(UnknownSpi(packet.spi, path))
+            return
+        if not self._count(params, inbound=True):
+            self.over_limit += 1
+            return
+        self.received += 1
+        if packet.spi not in self.seen:
+            self.seen.add(packet.spi)
+            self.gateway.event(FirstInbound(packet.spi))
+        else:
+            self.gateway.event(InboundSeen(packet.spi))
+        if params.udp_encap and path != params.path:
+            self.gateway.event(PeerMoved(packet.spi, path))
