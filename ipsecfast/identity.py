@@ -1,9 +1,12 @@
-"""Who a peer is (RFC 7296 s3.5): identities, printed for people and compared."""
+"""Who a peer is (RFC 7296 s3.5): identities, printed for people and compared, and patterns of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+
+EXACT = 1 << 16  # more than any pattern has octets
+WILDCARD = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +27,44 @@ class Identity:
         return _printable(text)
 
     def same_as(self, other: Identity) -> bool:
-        """Equal bytes, or the same distinguished name in another encoding or case (RFC 5280 s7.1)."""
+        """Equal bytes, or the same name in another case, or distinguished name in another encoding (RFC 5280 s7.1)."""
         if self == other:
             return True
-        if self.type != 9 or other.type != 9:
+        if self.type != other.type or self.type not in (2, 3, 9):
             return False
+        if self.type != 9:
+            return self.data.lower() == other.data.lower()
         ours, theirs = ([(o, v.casefold()) for o, v in distinguished_name(i.data)] for i in (self, other))
         return ours == theirs != []
+
+    @property
+    def is_pattern(self) -> bool:
+        """Written by the operator, it stands for many, as swanctl has it: a name that begins with `*`, a distinguished
+        name with `*` for the value of an attribute."""
+        if self.type in (2, 3):
+            return self.data.startswith(b"*")
+        return self.type == 9 and any(value == WILDCARD for _, value in distinguished_name(self.data))
+
+    def covers(self, other: Identity) -> int:
+        """How exactly this, as the operator wrote it, means `other`: EXACT, or less as a pattern (the more of it is
+        fixed, the more exactly), or 0: not at all."""
+        if self.same_as(other):
+            return EXACT
+        if self.type != other.type or not self.is_pattern:
+            return 0
+        if self.type != 9:
+            fixed = self.data[1:].lower()
+            longer = len(other.data) > len(fixed)
+            return 1 + len(fixed) if longer and other.data.lower().endswith(fixed) else 0
+        return _covers_name(distinguished_name(self.data), distinguished_name(other.data))
+
+
+def _covers_name(pattern: list[tuple[bytes, str]], name: list[tuple[bytes, str]]) -> int:
+    if [oid for oid, _ in pattern] != [oid for oid, _ in name]:
+        return 0
+    fixed = [(mine, theirs) for (_, mine), (_, theirs) in zip(pattern, name, strict=True) if mine != WILDCARD]
+    same = all(mine.casefold() == theirs.casefold() for mine, theirs in fixed)
+    return 1 + sum(len(mine) for mine, _ in fixed) if same else 0
 
 
 def _printable(text: str) -> str:

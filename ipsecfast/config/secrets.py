@@ -58,7 +58,7 @@ def _read_secret(section: Section) -> Secrets:
             section.warning("secret", f"a PPK of {len(secret)} octets: against a quantum computer take 32 random ones")
         read = Secrets(postquantum=tuple(PostquantumKey(one.encode(), secret) for one in ids))
     else:
-        identities = section.take_list("ids", values.required_identity, ())
+        identities = section.take_list("ids", values.identity_or_pattern, ())
         secret = section.require("secret", values.secret, b"", why)
         read = Secrets(preshared=(PresharedKey(identities, secret),))
     section.finish()
@@ -77,14 +77,13 @@ def access_mistake(status: os.stat_result) -> str | None:
 
 
 def secrets_for(connection: ConnectionConfig, secrets: Sequence[PresharedKey]) -> tuple[PresharedKey, ...]:
-    """The keys that this connection may use, the one that names most of its identities first.
+    """The keys that this connection may use, in the order of the file; `pad.find_secret` chooses among them.
 
     A key without identities is for everybody. Where the peer's identity is known, a key must name it, or nobody but us:
     a key made for us and another peer must not authenticate this one.
     """
-    usable = [secret for secret in secrets if _applies(secret, connection.local.identity, connection.remote.identity)]
-    ours = {connection.local.identity, connection.remote.identity}
-    return tuple(sorted(usable, key=lambda secret: -len(ours.intersection(secret.identities))))
+    ours = (connection.local.identity, connection.remote.identity)
+    return tuple(secret for secret in secrets if _applies(secret, *ours))
 
 
 def ppks_for(connection: ConnectionConfig, ppks: Sequence[PostquantumKey]) -> tuple[PostquantumKey, ...]:
@@ -98,6 +97,8 @@ def ppks_for(connection: ConnectionConfig, ppks: Sequence[PostquantumKey]) -> tu
 
 
 def _applies(secret: PresharedKey, local: Identity | None, remote: Identity | None) -> bool:
-    if not secret.identities or remote is None:
+    if not secret.identities or remote is None or remote.is_pattern:
         return True
-    return remote in secret.identities or set(secret.identities) == {local}
+    if any(identity.covers(remote) for identity in secret.identities):
+        return True
+    return local is not None and all(identity.covers(local) for identity in secret.identities)

@@ -368,10 +368,18 @@ def address_identity(address: IPAddress) -> Identity:
     return Identity(ID_IPV4_ADDR if address.version == 4 else ID_IPV6_ADDR, address.packed)
 
 
-def required_identity(value: object) -> Identity:
+def identity_or_pattern(value: object) -> Identity:
+    """One, or those that `*` stands for: `*.example.org`, `*@example.org`, `C=CH, O=Example, CN=*`."""
     parsed = identity(value)
     if parsed is None:
-        raise ValueError("expected one identity: %any is for the remote side only")
+        raise ValueError("expected an identity or a pattern such as *.example.org: %any is for the remote side only")
+    return parsed
+
+
+def required_identity(value: object) -> Identity:
+    parsed = identity(value)
+    if parsed is None or parsed.is_pattern:
+        raise ValueError("expected one identity: %any is for the remote side only, and so are patterns")
     return parsed
 
 

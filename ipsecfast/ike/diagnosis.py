@@ -97,7 +97,8 @@ def refused_proposals(proposals: Sequence[Proposal]) -> tuple[str, Mismatch]:
 def refused_proof(config: ConnectionConfig, local: Identity) -> tuple[str, Mismatch]:
     """AUTHENTICATION_FAILED from the peer, which tells the reason only to its own log (s2.21.2)."""
     by = "the pre-shared key" if config.local.method is AuthKind.PSK else "the signature of our certificate"
-    asked = f" and asked for {config.remote.identity}" if config.remote.identity else ""
+    peer = pad.known_peer(config)
+    asked = f" and asked for {peer}" if peer else ""
     text = (
         f": we said that we are {local}{asked}, and proved it by {by}. It has another key for us, expects another "
         "identity or another kind of proof; its log says which"

@@ -49,24 +49,37 @@ def local_identity(connection: ConnectionConfig, address: IPAddress) -> Identity
     return Identity(IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR, address.packed)
 
 
-def accepts_peer(connection: ConnectionConfig, peer: Identity) -> bool:
+def peer_rank(connection: ConnectionConfig, peer: Identity) -> int:
+    """How exactly the connection is meant for `peer`: 0 not at all, 1 as for anyone, more by pattern or by name."""
     wanted = connection.remote.identity
-    return wanted is None or wanted.same_as(peer)
+    if wanted is None:
+        return 1
+    rank = wanted.covers(peer)
+    return 1 + rank if rank else 0
+
+
+def known_peer(connection: ConnectionConfig) -> Identity | None:
+    """Who the peer will be, where the operator has named one alone."""
+    wanted = connection.remote.identity
+    return None if wanted is None or wanted.is_pattern else wanted
 
 
 def find_secret(connection: ConnectionConfig, local: Identity, peer: Identity | None) -> bytes | None:
-    """The secret that names both identities before one that names the peer, us, or nobody. A secret of two or more
-    identities without the peer's belongs to other peers. `peer` is None while we don't know it."""
+    """The secret that names both identities before one that names the peer, us, or nobody; by name before by pattern. A
+    secret of two or more identities without the peer's belongs to other peers. `peer`: None while unknown."""
     ranked = [
         (rank, s.secret) for s in connection.secrets if (rank := _secret_rank(s.identities, local, peer)) is not None
     ]
     return max(ranked, key=lambda r: r[0])[1] if ranked else None
 
 
-def _secret_rank(identities: Sequence[Identity], local: Identity, peer: Identity | None) -> int | None:
+def _secret_rank(identities: Sequence[Identity], local: Identity, peer: Identity | None) -> tuple[int, int] | None:
+    """How exactly the peer is named, then how exactly we are."""
     if not identities:
-        return 0
-    if peer in identities:
-        return 3 if local in identities else 2
-    names_us = local in identities and (len(identities) == 1 or peer is None)
-    return 1 if names_us else None
+        return (0, 0)
+    ours = max(identity.covers(local) for identity in identities)
+    theirs = max(identity.covers(peer) for identity in identities) if peer is not None else 0
+    if theirs:
+        return (theirs, ours)
+    names_us = ours and (len(identities) == 1 or peer is None)
+    return (0, ours) if names_us else None

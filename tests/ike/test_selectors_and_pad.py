@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_address, ip_network
 import pytest
 from simulation import child, connection, selector
 
-from ipsecfast.configured import PresharedKey
+from ipsecfast.configured import AuthConfig, PresharedKey
 from ipsecfast.identity import Identity
 from ipsecfast.ike import pad
 from ipsecfast.ike.child import LANES, SLOT_MASK, InboundSpis, Reqids
@@ -168,3 +168,36 @@ def test_secrets_of_both_before_the_peers_before_ours_before_anyones() -> None:
     assert found(anyone, ours, foreign) == b"ours"
     assert found(foreign, anyone) == b"anyone"
     assert found(foreign) is None
+
+
+def test_secrets_by_name_before_secrets_by_pattern() -> None:
+    """As swanctl: what names the peer most exactly, then what names us most exactly."""
+    me, peer = Identity(2, b"hq.example.org"), Identity(2, b"gw.lab.example.org")
+    wide, narrow, exact, both = (
+        PresharedKey((Identity(2, b"*.example.org"),), b"wide"),
+        PresharedKey((Identity(2, b"*.lab.example.org"),), b"narrow"),
+        PresharedKey((peer,), b"exact"),
+        PresharedKey((me, Identity(2, b"*.lab.example.org")), b"both"),
+    )
+    anyone = PresharedKey((), b"anyone")
+
+    def found(*secrets: PresharedKey, who: Identity | None = peer) -> bytes | None:
+        return pad.find_secret(connection("a", secrets=secrets), me, who)
+
+    assert found(anyone, wide, narrow, both, exact) == b"exact"
+    assert found(anyone, wide, narrow, both) == b"both"
+    assert found(anyone, wide, narrow) == b"narrow"
+    assert found(anyone, wide) == b"wide"
+    assert found(narrow, anyone, who=Identity(2, b"gw.other.org")) == b"anyone"
+
+
+def test_how_exactly_a_connection_is_meant_for_a_peer() -> None:
+    peer = Identity(2, b"gw.example.org")
+    ranks = [
+        pad.peer_rank(connection("a", remote=AuthConfig(wanted)), peer)
+        for wanted in (Identity(2, b"x.org"), None, Identity(2, b"*.org"), Identity(2, b"*.example.org"), peer)
+    ]
+    assert ranks[0] == 0
+    assert ranks == sorted(set(ranks))
+    assert pad.known_peer(connection("a", remote=AuthConfig(Identity(2, b"*.org")))) is None
+    assert pad.known_peer(connection("a", remote=AuthConfig(peer))) == peer

@@ -9,6 +9,7 @@ import pytest
 from simulation import (
     ADDRESS,
     NAT_ADDRESS,
+    SECRET,
     Link,
     Nat,
     Pair,
@@ -531,3 +532,30 @@ def test_initial_contact_spares_other_connections_with_the_same_peer() -> None:
     pair.run(2.0)
     assert "INITIAL_CONTACT" not in "".join(pair.exchange(mark))
     assert len(pair.a.established) == 2
+
+
+def test_the_peer_is_chosen_by_the_most_exact_identity() -> None:
+    """A connection for all of *.test, one for a.test alone, in this order: the latter is meant, by PSK each."""
+    ids = {name: Identity(2, name.encode()) for name in ("a.test", "b.test", "*.test")}
+    secrets = (PresharedKey((ids["*.test"],), b"for all of test"), PresharedKey((ids["a.test"], ids["b.test"]), SECRET))
+    many = connection("b", name="many", remote_addrs=(), remote=AuthConfig(ids["*.test"]), secrets=secrets)
+    one = connection("b", name="one", remote_addrs=(), remote=AuthConfig(ids["a.test"]), secrets=secrets)
+    made = Pair(None, (many, one)).up()
+    assert made.b.established[0].connection.config.name == "one"
+    made = Pair(None, many).up()
+    assert made.b.established[0].remote_id == ids["a.test"]
+
+
+def test_an_initiator_may_know_its_peer_by_pattern_only() -> None:
+    """It asks for nobody (no IDr), and takes whoever the pattern covers."""
+    everyone = PresharedKey((), SECRET)
+    pattern = AuthConfig(Identity(2, b"*.test"))
+    made = Pair(connection("a", remote=pattern, secrets=(everyone,)), connection("b", secrets=(everyone,))).up()
+    assert "IDr" not in made.exchange()[2]
+    assert str(made.a.established[0].remote_id) == "b.test"
+    other = AuthConfig(Identity(2, b"*.example.org"))
+    made = Pair(connection("a", remote=other, secrets=(everyone,)), connection("b", secrets=(everyone,)))
+    made.a.initiate()
+    run_quiet(made)
+    assert not made.a.established
+    assert any("the peer is b.test, configured here as remote.id is *.example.org" in n.message for n in made.a.log)

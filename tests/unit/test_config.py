@@ -14,6 +14,7 @@ from ipsecfast.config.section import key_text
 from ipsecfast.configured import PostquantumKey
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.identity import Identity
+from ipsecfast.ike.pad import find_secret
 from ipsecfast.model import CopyField, Mode, PolicyAction, ProtocolId, StartAction, TrafficSelector, TransformType
 
 Write: TypeAlias = Callable[..., Path]
@@ -150,8 +151,11 @@ def test_policies_get_the_family_of_their_other_end(good: GatewayConfig) -> None
     assert policy.destination == TrafficSelector.from_network(ip_network("0.0.0.0/0"))
 
 
-def test_secrets_that_apply_most_specific_first(good: GatewayConfig) -> None:
-    assert [key.secret for key in good.connections[0].secrets] == [b"\x00\xff\x10", b"\x00\x01\x02", b"plain text"]
+def test_secrets_that_apply_and_the_most_specific_of_them(good: GatewayConfig) -> None:
+    connection = good.connections[0]
+    assert {key.secret for key in connection.secrets} == {b"\x00\xff\x10", b"\x00\x01\x02", b"plain text"}
+    assert connection.local.identity is not None
+    assert find_secret(connection, connection.local.identity, connection.remote.identity) == b"\x00\xff\x10"
 
 
 def test_secrets_are_never_in_a_repr(good: GatewayConfig) -> None:

@@ -73,7 +73,7 @@ class IkeAuth(Exchange):
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
         config = sa.connection.config
         sa.local_id = pad.local_identity(config, sa.path.local)
-        sa.remote_id = config.remote.identity
+        sa.remote_id = pad.known_peer(config)
         id_i = IdPayload(PayloadType.IDi, sa.local_id)
         try:
             certificates, auth, with_ppk = ppk.prove_initiator(sa, config, id_i, sa.remote_id)
@@ -102,7 +102,7 @@ class IkeAuth(Exchange):
         if fatal or message.get(AuthPayload) is None:
             raise_for_errors(message)
         identity = require(message, IdPayload, PayloadType.IDr).identity
-        if not pad.accepts_peer(sa.connection.config, identity):
+        if not pad.peer_rank(sa.connection.config, identity):
             wanted = sa.connection.config.remote.identity
             text = f"the peer is {identity}, configured here as remote.id is {wanted}"
             raise AuthenticationFailed(text).about(Mismatch(Field.PEER_IDENTITY, str(wanted), str(identity), wanted))
@@ -185,13 +185,13 @@ def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]
 
 
 def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Connection:
-    """Of the connections for these addresses with this IKE proposal the first whose identities are those claimed; of
-    several the first that has a child for the selectors asked for."""
+    """Of the connections for these addresses with this IKE proposal the one whose identities are those claimed, the
+    most exact before patterns and anyone; of several the first that has a child for the selectors asked for."""
     wanted = message.get(IdPayload, PayloadType.IDr)
     matching = [c for c in sa.candidates if _is_meant(sa, c, identity, wanted) and c.takes(sa.suite.proposal)]
     if len(matching) > 1:
         request = ChildRequest.parse(sa, message)
-        matching.sort(key=lambda c: not offers_child(sa, c.config, request))
+        matching.sort(key=lambda c: (-pad.peer_rank(c.config, identity), not offers_child(sa, c.config, request)))
     if matching:
         return matching[0]
     known = ", ".join(
@@ -209,7 +209,7 @@ def _identity_mismatch(sa: IkeSa, identity: Identity, wanted: IdPayload | None) 
     if len(sa.candidates) > 1:
         return None
     config = sa.candidates[0].config
-    if not pad.accepts_peer(config, identity):
+    if not pad.peer_rank(config, identity):
         ours = config.remote.identity
         return Mismatch(Field.PEER_IDENTITY, str(ours), str(identity), ours)
     local = pad.local_identity(config, sa.path.local)
@@ -218,4 +218,4 @@ def _identity_mismatch(sa: IkeSa, identity: Identity, wanted: IdPayload | None) 
 
 def _is_meant(sa: IkeSa, connection: Connection, identity: Identity, wanted: IdPayload | None) -> bool:
     names_us = wanted is None or wanted.identity.same_as(pad.local_identity(connection.config, sa.path.local))
-    return names_us and pad.accepts_peer(connection.config, identity)
+    return names_us and pad.peer_rank(connection.config, identity) > 0
