@@ -131,6 +131,15 @@ class Vendor(StrEnum):
     AWS = "aws"
 
 
+class Childless(StrEnum):
+    """IKE SAs without a first Child SA (RFC 6023): refused, taken, begun where the peer can, or nothing else."""
+
+    NEVER = "never"
+    ALLOW = "allow"
+    PREFER = "prefer"
+    FORCE = "force"
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
@@ -157,5 +166,6 @@ class ConnectionConfig:
     dpd_delay: float = 0.0
     keyingtries: int = 1
     unique: str = "replace"
+    childless: Childless = Childless.ALLOW
     fragmentation: Fragmentation = Fragmentation.YES
     vendor: Vendor = Vendor.UNKNOWN

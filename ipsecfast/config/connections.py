@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipsecfast.config import certificates, values
 from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
-from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, ConnectionConfig, Fragmentation, Vendor
+from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, Childless, ConnectionConfig, Fragmentation, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
@@ -61,6 +61,7 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         lifetime=_ike_lifetime(section),
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
+        childless=section.take("childless", values.choice(Childless), Childless.ALLOW),
         unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
         ppk_id=section.take("ppk_id", values.optional(values.text), None),
         ppk_required=section.take("ppk_required", values.boolean, False),

@@ -77,6 +77,7 @@ class IkeSa(Channel):
         self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges
         self.quantum_resistant = False  # ML-KEM or a PPK went into its keys, or into its predecessor's SK_d
         self.ppk = PpkState()
+        self.childless = False  # RFC 6023: IKE_AUTH makes no Child SA
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []

@@ -1,4 +1,6 @@
-"""What beyond RFC 7296 strongSwan 5.9 has too: PPKs (RFC 8784). ESP in user space at its end, as in the other tests.
+"""What beyond RFC 7296 strongSwan 5.9 has too: PPKs (RFC 8784), childless IKE SAs (RFC 6023).
+
+Its ESP is in user space, as in the other tests:
 
 host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libipsec --- host B
 """
@@ -85,3 +87,15 @@ def test_ppk_mismatches_are_refused(sites: TwoSites, start_gateway: StartGateway
     ours = start_gateway(sites.a.gateway, with_ppk(ppk_required=True))
     with pytest.raises(TestbedError, match="the peer uses no PPK"):
         ours.command("initiate", "net")
+
+
+@SIDES
+def test_childless(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, side: str) -> None:
+    """RFC 6023: the first Child SA by CREATE_CHILD_SA, with a key exchange of its own; both insist on it."""
+    strongswan_b.load(their_connection(more="childless = force", esp_proposals="aes128gcm16-x25519"))
+    config = our_config(connection={"childless": "force"}, child={"esp_proposals": ["aes128gcm16-x25519"]})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    assert ike_sa(tunnel)["child_sas"][0]["proposal"] == "aes128gcm16-x25519"
+    tunnel.answers(B.host[0])
+    tunnel.down(side)

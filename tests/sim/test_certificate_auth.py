@@ -60,7 +60,7 @@ def test_the_exchanges() -> None:
     )
     assert made.exchange() == [
         f"a --> IKE_SA_INIT {{SA, KE, Ni, {notifies}}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {notifies}, CERTREQ}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {notifies}, N(CHILDLESS_IKEV2_SUPPORTED), CERTREQ}}",
         "a --> IKE_AUTH {IDi, CERT, N(INITIAL_CONTACT), CERTREQ, IDr, AUTH, SA, TSi, TSr}",
         "<-- b IKE_AUTH {IDr, CERT, AUTH, SA, TSi, TSr}",
     ]

@@ -20,7 +20,7 @@ def test_initial_exchanges() -> None:
     pair = Pair().up()
     assert pair.exchange() == [
         f"a --> IKE_SA_INIT {{SA, KE, Ni, {NOTIFIES}}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NOTIFIES}}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NOTIFIES}, N(CHILDLESS_IKEV2_SUPPORTED)}}",
         "a --> IKE_AUTH {IDi, N(INITIAL_CONTACT), IDr, AUTH, SA, TSi, TSr}",
         "<-- b IKE_AUTH {IDr, AUTH, SA, TSi, TSr}",
     ]

@@ -39,7 +39,7 @@ def test_one_additional_key_exchange() -> None:
     nat = "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)"
     assert pair.exchange() == [
         f"a --> IKE_SA_INIT {{SA, KE, Ni, {nat}, N(INTERMEDIATE_EXCHANGE_SUPPORTED)}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {nat}, N(INTERMEDIATE_EXCHANGE_SUPPORTED)}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {nat}, N(INTERMEDIATE_EXCHANGE_SUPPORTED), N(CHILDLESS_IKEV2_SUPPORTED)}}",
         "a --> IKE_INTERMEDIATE {KE}",
         "<-- b IKE_INTERMEDIATE {KE}",
         "a --> IKE_AUTH {IDi, N(INITIAL_CONTACT), IDr, AUTH, SA, TSi, TSr}",

@@ -69,7 +69,8 @@ def test_in_ike_intermediate() -> None:
     found = pair().up()
     assert found.exchange() == [
         f"a --> IKE_SA_INIT {{SA, KE, Ni, {NAT}, N(INTERMEDIATE_EXCHANGE_SUPPORTED), N(USE_PPK), N(USE_PPK_INT)}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NAT}, N(INTERMEDIATE_EXCHANGE_SUPPORTED), N(USE_PPK_INT)}}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {NAT}, N(INTERMEDIATE_EXCHANGE_SUPPORTED), N(USE_PPK_INT), "
+        "N(CHILDLESS_IKEV2_SUPPORTED)}",
         "a --> IKE_INTERMEDIATE {N(PPK_IDENTITY_KEY)}",
         "<-- b IKE_INTERMEDIATE {N(PPK_IDENTITY)}",
         "a --> IKE_AUTH {IDi, N(INITIAL_CONTACT), IDr, AUTH, SA, TSi, TSr}",

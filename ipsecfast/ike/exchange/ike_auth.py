@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad, ppk
+from ipsecfast.ike import childless, pad, ppk
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
@@ -80,10 +80,11 @@ class IkeAuth(Exchange):
         except AuthenticationFailed as error:
             sa.fail(now, str(error), error.mismatch)
             return None
-        self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
-        if self._offer is None:
-            sa.fail(now, "all inbound SPIs are in use")
-            return None
+        if not sa.childless:
+            self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
+            if self._offer is None:
+                sa.fail(now, "all inbound SPIs are in use")
+                return None
         return (
             id_i,
             *certificates,
@@ -92,7 +93,7 @@ class IkeAuth(Exchange):
             *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
             auth,
             *own_token(sa),
-            *self._offer.payloads(),
+            *(self._offer.payloads() if self._offer else ()),
             *with_ppk,
         )
 
@@ -113,7 +114,9 @@ class IkeAuth(Exchange):
         self._child(sa, message, now)
 
     def _child(self, sa: IkeSa, message: Message, now: float) -> None:
-        assert self._offer is not None
+        if self._offer is None:
+            sa.start(CreateChild(self.child, self.packet), now, first=True)
+            return
         try:
             raise_for_errors(message)
             terms = self._offer.accept(sa, message)
@@ -156,6 +159,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     identity = require(message, IdPayload, PayloadType.IDi).identity
     sa.connection = _choose_connection(sa, message, identity)
     config = sa.connection.config
+    childless.admit(sa, message)
     with_ppk = ppk.verify_initiator(sa, config, message)
     sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
     initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
@@ -169,6 +173,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    if message.get(SaPayload) is None:
+        return ()
     try:
         request = ChildRequest.parse(sa, message)
         if sa.closing:
@@ -189,7 +195,7 @@ def _choose_connection(sa: IkeSa, message: Message, identity: Identity) -> Conne
     most exact before patterns and anyone; of several the first that has a child for the selectors asked for."""
     wanted = message.get(IdPayload, PayloadType.IDr)
     matching = [c for c in sa.candidates if _is_meant(sa, c, identity, wanted) and c.takes(sa.suite.proposal)]
-    if len(matching) > 1:
+    if len(matching) > 1 and message.get(SaPayload) is not None:
         request = ChildRequest.parse(sa, message)
         matching.sort(key=lambda c: (-pad.peer_rank(c.config, identity), not offers_child(sa, c.config, request)))
     if matching:

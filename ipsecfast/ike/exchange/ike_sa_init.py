@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
-from ipsecfast.ike import ppk
+from ipsecfast.ike import childless, ppk
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
@@ -149,6 +149,7 @@ class IkeSaInit(Exchange):
         sa.request_concluded()
         try:
             ppk.take_answer(sa, message, intermediate=offers_intermediate(message))
+            childless.take_answer(sa, message)
         except AuthenticationFailed as error:
             sa.fail(now, str(error))
             return
@@ -190,6 +191,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         *(intermediate_offer() if intermediate else ()),
         *(hash_offer(sa) if sa.peer_hashes else ()),
         *ppk.answer(sa, message, intermediate=intermediate),
+        *childless.answer(sa),
         *request_payloads(a for connection in sa.candidates for a in connection.config.remote.authorities),
     )
 
