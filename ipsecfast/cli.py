@@ -171,19 +171,22 @@ def status(control: str, as_json: bool) -> None:
     print_status(answer)
 
 
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600),
+    default=DEFAULT_TIMEOUT,
+    show_default=True,
+    help="Seconds to wait for the outcome; 0 doesn't wait.",
+)
+
+
 def target_options(function: F) -> F:
     """TARGET or swanctl's --ike and --child, and how long to wait."""
     options = (
         click.argument("target", required=False, metavar="CONNECTION[/CHILD]"),
         click.option("--ike", help="The connection, as swanctl has it."),
         click.option("--child", help="The child; without a connection the one child of that name."),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(0, 3600),
-            default=DEFAULT_TIMEOUT,
-            show_default=True,
-            help="Seconds to wait for the outcome; 0 doesn't wait.",
-        ),
+        timeout_option,
         control_option,
     )
     for option in reversed(options):
@@ -210,6 +213,21 @@ def terminate(target: str | None, ike: str | None, child: str | None, timeout: f
 def rekey(target: str | None, ike: str | None, child: str | None, timeout: float, control: str) -> None:
     """Rekey a connection's IKE SA, or one child's SAs, now."""
     _ask_about(Verb.REKEY, target, ike, child, timeout, control)
+
+
+@main.command()
+@click.argument("connection")
+@click.argument("gateway", metavar="ADDRESS|NAME|none")
+@timeout_option
+@control_option
+def redirect(connection: str, gateway: str, timeout: float, control: str) -> None:
+    """Send a connection's peers to another gateway (RFC 5685), before this one is taken down for maintenance, say.
+
+    Those that are connected are asked to move, new ones are sent there at once. With `none` they are served here again.
+    """
+    where = "" if gateway == "none" else gateway
+    answer = _ask(control, Command(Verb.REDIRECT, connection, timeout=timeout, gateway=where))
+    click.echo(answer["message"])
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The operator's commands that change SAs: `initiate`, `terminate`, `rekey`. Each waits for its outcome.
+"""The operator's commands that change SAs: `initiate`, `terminate`, `rekey`, `redirect`. Each waits for its outcome.
 
 What became of a command is read from the status of the IKE core; why it failed is the sentence of a `Notify`.
 """
@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ipsecfast.configured import ConnectionConfig
 from ipsecfast.control import Command, Say, Verb
@@ -16,6 +17,7 @@ from ipsecfast.errors import ControlError
 from ipsecfast.ike.actions import Action, Notify
 from ipsecfast.ike.child import LIVE
 from ipsecfast.ike.endpoint import IkeEndpoint
+from ipsecfast.ike.redirect import parse_target
 from ipsecfast.ike.snapshot import ChildStatus, IkeSaStatus
 from ipsecfast.ike.states import IkeState
 
@@ -24,6 +26,7 @@ FAILURES = {
     Verb.INITIATE: frozenset({"peer-dead", "ike-failed", "auth-failed", "child-failed", "no-address", "gave-up"}),
     Verb.REKEY: frozenset({"peer-dead", "rekey-failed", "ike-down", "ike-expired"}),
     Verb.TERMINATE: frozenset[str](),
+    Verb.REDIRECT: frozenset({"peer-dead"}),
 }
 SEND_FAILED = "send-failed"  # names no connection: everyone who waits is told
 LIVE_STATES = frozenset(state.value for state in LIVE)
@@ -79,6 +82,8 @@ class Commands:
                 return await self._closing(command, count, say)
             case Verb.REKEY:
                 return await self._rekey(command, child, say)
+            case Verb.REDIRECT:
+                return await self._redirect(command, say)
             case _:
                 raise ControlError(f"{command.command.value} is no command for a connection")
 
@@ -94,7 +99,7 @@ class Commands:
         children = [child.name for child in config.children]
         if command.child and command.child not in children:
             raise ControlError(f"{connection} has no child {command.child!r}; it has: {', '.join(children)}")
-        return Command(command.command, connection, command.child, command.timeout)
+        return replace(command, connection=connection)
 
     def _connection_of(self, child: str) -> str:
         owners = [name for name, one in self._connections.items() if any(c.name == child for c in one.children)]
@@ -103,7 +108,7 @@ class Commands:
             raise ControlError(f"which child {child!r}? {found}; write CONNECTION/CHILD")
         return owners[0]
 
-    # ---- the three ----
+    # ---- the four ----
 
     async def _initiate(self, command: Command, child: str | None, say: Say) -> str:
         config = self._connections[command.connection]
@@ -144,6 +149,30 @@ class Commands:
                 raise ControlError(f"{command.target} is not up: there is nothing to rekey")
             self._drain()
             return await self._outcome(watch, renewed, "is rekeyed", say)
+
+    async def _redirect(self, command: Command, say: Say) -> str:
+        """Peers that know how are sent away; waits until they have gone."""
+        name = command.connection
+        if command.child:
+            raise ControlError(f"only a whole connection can be redirected, such as {name}")
+        try:
+            target = parse_target(command.gateway) if command.gateway else None
+        except ValueError as error:
+            raise ControlError(f"{command.gateway}: {error}") from error
+        before = self._spis(command)
+        asked, unable = self._endpoint.send_away(name, target, self._now())
+        if target is None:
+            return f"{name}: peers are served here again"
+        stay = f"; {unable} that can't be redirected stay" if unable else ""
+        done = f"{name}: {asked} peers went to {target}{stay}, new ones are sent there"
+
+        def gone() -> bool:
+            return len(self._spis(command) & before) <= unable
+
+        with self._watching(command) as watch:
+            self._drain()
+            await self._outcome(watch, gone, "is redirected", say)
+        return done
 
     # ---- what there is ----
 

@@ -1,8 +1,9 @@
 """The control socket: one JSON object a line each way, over a unix socket that only its owner can open (mode 0600).
 
-A request is `{"command": "status" | "initiate" | "terminate" | "rekey" | "shutdown"}`, for the middle three with
-`"connection"`, `"child"` (either may be missing, `child` alone names a child of any connection) and `"timeout"` in
-seconds. The answer is any number of `{"notice": "sentence"}` and then one last line: `{"ok": true, ...}` or
+A request is `{"command": "status" | "initiate" | "terminate" | "rekey" | "redirect" | "shutdown"}`, for those in the
+middle with `"connection"`, `"child"` (either may be missing, `child` alone names a child of any connection) and
+`"timeout"` in seconds; `redirect` has `"gateway"`, an address or a host name, or "" for none any more. The answer is
+any number of `{"notice": "sentence"}` and then one last line: `{"ok": true, ...}` or
 `{"ok": false, "error": "sentence"}`. The answer to `status` has `"status"`: see `ipsecfast.status`.
 """
 
@@ -36,17 +37,19 @@ class Verb(StrEnum):
     INITIATE = "initiate"
     TERMINATE = "terminate"
     REKEY = "rekey"
+    REDIRECT = "redirect"
     SHUTDOWN = "shutdown"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One request. `connection` and `child` are configured names, "" where none was given."""
+    """One request. `connection` and `child` are configured names, "" where none was given; `gateway` is redirect's."""
 
     command: Verb
     connection: str = ""
     child: str = ""
     timeout: float = DEFAULT_TIMEOUT
+    gateway: str = ""
 
     @property
     def target(self) -> str:
@@ -67,13 +70,14 @@ def parse_command(line: bytes) -> Command:
     try:
         request = json.loads(line)
         verb = Verb(request["command"])
-        connection, child = (request.get(key, "") for key in ("connection", "child"))
+        names = [request.get(key, "") for key in ("connection", "child", "gateway")]
         timeout = float(request.get("timeout", DEFAULT_TIMEOUT))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ControlError(f"not a request: a JSON object with a command of {', '.join(Verb)} is expected") from error
-    if not isinstance(connection, str) or not isinstance(child, str) or not 0 <= timeout <= MAX_TIMEOUT:
-        raise ControlError(f"connection and child are texts, timeout is a number of seconds to {MAX_TIMEOUT}")
-    return Command(verb, connection, child, timeout)
+    if not all(isinstance(name, str) for name in names) or not 0 <= timeout <= MAX_TIMEOUT:
+        raise ControlError(f"connection, child and gateway are texts, timeout is a number of seconds to {MAX_TIMEOUT}")
+    connection, child, gateway = names
+    return Command(verb, connection, child, timeout, gateway)
 
 
 class ControlServer:

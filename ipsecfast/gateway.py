@@ -11,11 +11,13 @@ import errno
 import logging
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 from ipsecfast.commands import SEND_FAILED, Commands
@@ -34,6 +36,7 @@ from ipsecfast.ike.actions import (
     Notify,
     ReleaseHeld,
     RemoveSa,
+    ResolveName,
     Transmit,
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
@@ -130,6 +133,7 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._refresh: asyncio.TimerHandle | None = None
         self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def _resolved(
         self, connection: ConnectionConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]
@@ -351,8 +355,25 @@ class Gateway:
                 self._install_trap(connection, child, reqid)
             case ReleaseHeld(reqid):
                 forwarding.release_held(reqid)
+            case ResolveName():
+                task = self._loop.create_task(self._resolve(action))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             case Notify():
                 self._notify(action)
+
+    async def _resolve(self, action: ResolveName) -> None:
+        """In a thread of its own: a name server may take its time."""
+        try:
+            found = await self._loop.getaddrinfo(action.name, IKE_PORT, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            log_event(
+                logging.WARNING, "resolve-failed", f"{action.name}: {error.strerror}", connection=action.connection
+            )
+            found = []
+        addresses = [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+        self._endpoint.resolved(action, addresses, self._now())
+        self._drain()
 
     def _transmit(self, action: Transmit) -> None:
         """A datagram that can't leave is counted and told; IKE sends it again (RFC 7296 s2.1)."""

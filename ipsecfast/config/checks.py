@@ -25,6 +25,9 @@ def check_connection(connection: ConnectionConfig, path: KeyPath, report: Report
             (*path, "remote_addrs"), _texts(connection.remote_addrs),
             f"no address family in common with local_addrs = {_texts(connection.local_addrs)}",
         )  # fmt: skip
+    if connection.redirect_to is not None and connection.redirect_to in connection.local_addrs:
+        here = _texts(connection.local_addrs)
+        report.problem((*path, "redirect_to"), str(connection.redirect_to), f"that is here: local_addrs = {here}")
     _check_life(connection, path, report)
     for child in connection.children:
         child_path = (*path, "children", child.name)

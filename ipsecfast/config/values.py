@@ -16,6 +16,7 @@ from cryptography import x509
 from ipsecfast.config.gateway import Carrier, RingChoice, RingKind
 from ipsecfast.identity import Identity
 from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.redirect import parse_target
 from ipsecfast.model import (
     MAX_PORT,
     PROTOCOL_ICMP,
@@ -325,6 +326,11 @@ def _port_range(ports: str) -> tuple[int, int]:
     if not first <= last <= MAX_PORT:
         raise ValueError(f"ports go from the lower to the higher number, up to {MAX_PORT}")
     return first, last
+
+
+def gateway(value: object) -> IPAddress | str:
+    """An address, or a host name."""
+    return parse_target(text(value))
 
 
 def identity(value: object) -> Identity | None:

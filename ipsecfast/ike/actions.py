@@ -82,6 +82,14 @@ class ReleaseHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolveName:
+    """A gateway's name is to become addresses; `IkeEndpoint.resolved` takes them."""
+
+    connection: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Something a person wants to know. `event` is a stable word, `message` the sentence, `level` logging's.
 
@@ -97,4 +105,6 @@ class Notify:
     details: Details = ()
 
 
-Action: TypeAlias = Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | Notify
+Action: TypeAlias = (
+    Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | ResolveName | Notify
+)

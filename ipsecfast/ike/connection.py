@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad
+from ipsecfast.ike import pad, redirect
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.claims import Claims
@@ -18,6 +18,7 @@ from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
 from ipsecfast.ike.proposal import select
+from ipsecfast.ike.redirect import Redirection
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import await_delete
@@ -36,6 +37,8 @@ class Connection:
         self.proposals = tuple(replace(p, number=n) for n, p in enumerate(config.proposals, 1))
         self.addresses = pad.peer_addresses(config)
         self.claims = Claims()
+        self.redirection = Redirection()
+        self.redirect_to = config.redirect_to
         self.waiting: dict[str, tuple[ChildConfig, Acquire | None]] = {}
         self._tries = 0
         self._last_restart = float("-inf")
@@ -90,7 +93,10 @@ class Connection:
                 sa.start(CreateChild(child, packet), now)
             return
         self.waiting[child.name] = (child, packet)
-        self._connect(now)
+        if self.redirection.resolving:  # or the name of the gateway does not come in time
+            self.context.timers.set(self, Timer.CONNECT, now + self.context.settings.reconnect[0])
+        else:
+            self._connect(now)
 
     def acquire(self, event: Acquire, child: ChildConfig, now: float) -> None:
         """The data plane holds a packet. Right after a failure it is let go instead."""
@@ -110,8 +116,10 @@ class Connection:
             )
             self._release(wanted, now)
             return
-        local, remote = self.addresses
+        sent_on = self.redirection.take(self.config)
+        local, remote = sent_on[0] if sent_on else self.addresses
         sa = IkeSa(self.context, (self,), Path(local, IKE_PORT, remote, IKE_PORT), initiator=True, now=now)
+        sa.manners.came_from = sent_on[1] if sent_on else None
         self.context.ike_sas[sa.own_spi] = sa
         (first, packet), *rest = wanted
         sa.queue.append(IkeSaInit(first, packet))
@@ -121,6 +129,10 @@ class Connection:
 
     def on_timer(self, timer: Timer, now: float) -> None:
         assert timer is Timer.CONNECT
+        self.redirection.resolving = ""
+        self.want_waiting(now)
+
+    def want_waiting(self, now: float) -> None:
         waiting = tuple(self.waiting.values())
         self.waiting.clear()
         for child, packet in waiting:
@@ -151,13 +163,14 @@ class Connection:
         wanted, sa.unserved = tuple(sa.unserved), []
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
             self._attempt_failed(wanted, now)
-        elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED):
+        elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED, Cause.REDIRECTED):
             for child, packet in wanted:
                 self.want(child, now, packet)
         else:
             self._release(wanted, now)
 
     def _attempt_failed(self, wanted: Wanted, now: float) -> None:
+        redirect.stay(self)
         self._tries += 1
         limit = self.config.keyingtries
         if limit and self._tries >= limit:
@@ -233,6 +246,7 @@ class Connection:
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         self._tries = 0
         self.failures.pop("", None)
+        redirect.arrived(self, now)
         for other in tuple(self._others(sa)):
             assert other.established_at is not None
             if other.established_at >= sa.created_at and other.initiator != sa.initiator:

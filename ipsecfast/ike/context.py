@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     COOKIE_SENT = "cookies sent"
     HALF_OPEN_REFUSED = "half-open refused"
     NO_CONNECTION = "no connection for the addresses"
+    REDIRECTED = "redirected"
     KEEPALIVE = "keepalives received"
     MALFORMED = "malformed"
     VERSION = "unsupported major version"
@@ -59,6 +60,8 @@ class Settings:
     child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
     activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come
     follow_up_timeout: float = 60.0  # how long what a CREATE_CHILD_SA agreed on waits for the next key exchange
+    redirect_grace: float = 2.0  # how long an IKE SA that is left for another gateway still carries its Child SAs
+    redirect_patience: float = 60.0  # how long a peer that was sent away may take to go (RFC 5685 s5)
     retry: tuple[float, float] = (5.0, 10.0)  # after TEMPORARY_FAILURE, and a rekey that failed otherwise
     reconnect: tuple[float, float] = (5.0, 300.0)  # first and longest pause between attempts of a connection
     acquire_pause: float = 2.0  # after a failed attempt packets don't ask for the next one at once

@@ -13,8 +13,8 @@ from hashlib import sha256
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.errors import ProtocolError
-from ipsecfast.ike import pad, quick_crash
-from ipsecfast.ike.actions import Action, Transmit
+from ipsecfast.ike import pad, quick_crash, redirect
+from ipsecfast.ike.actions import Action, ResolveName, Transmit
 from ipsecfast.ike.auth import make_cookie, verify_cookie
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
@@ -53,6 +53,7 @@ from ipsecfast.model import (
     HardLifetime,
     IkeDatagram,
     InboundSeen,
+    IPAddress,
     Path,
     PeerMoved,
     SoftLifetime,
@@ -151,6 +152,15 @@ class IkeEndpoint:
         """Rekey a child's SAs, or the IKE SAs (child None); how many. KeyError for a name that isn't configured."""
         return self._named(connection, child).rekey(child, now)
 
+    def send_away(self, connection: str, target: redirect.Target | None, now: float) -> tuple[int, int]:
+        """Send the peers of a connection to another gateway, or (None) no longer (RFC 5685); how many IKE SAs were
+        asked to move, and how many have peers that don't know how. KeyError for a name that isn't configured."""
+        return redirect.send_away(self.connections[connection], target, now)
+
+    def resolved(self, action: ResolveName, addresses: Sequence[IPAddress], now: float) -> None:
+        """What the name of a gateway stands for; empty: nothing that can be used."""
+        redirect.resolved(self.connections[action.connection], action.name, addresses, now)
+
     def _named(self, connection: str, child: str | None) -> Connection:
         found = self.connections[connection]
         if child is not None:
@@ -229,6 +239,9 @@ class IkeEndpoint:
                 made = self._cookies.make(nonce.data, path, header.spi_i, now)
                 self._answer_unprotected(header, path, NotifyPayload(NotifyType.COOKIE, made))
                 return Outcome.COOKIE_SENT
+        if away := redirect.sends_away(message, [self.connections[c.name] for c in configs]):
+            self._answer_unprotected(header, path, away)
+            return Outcome.REDIRECTED
         return self._accept_initial(header, message, configs, data, digest, path, now)
 
     def _accept_initial(

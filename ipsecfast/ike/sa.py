@@ -38,6 +38,7 @@ from ipsecfast.ike.mismatch import Mismatch
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.ppk import PpkState
 from ipsecfast.ike.proposal import has_ml_kem, proposal_text
+from ipsecfast.ike.redirect import Manners
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -71,6 +72,8 @@ class IkeSa(Channel):
         self.local_id: Identity | None = None
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
+        self.manners = Manners()  # RFC 5685: who goes where the other end sends it
+        self.leaving = False  # for another gateway, as soon as that one serves us
         self.peer_token = b""  # RFC 6290: what the peer would show if it lost this IKE SA
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
         self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
@@ -284,6 +287,8 @@ class IkeSa(Channel):
                 self.keep_mapping(now)
             case Timer.FOLLOW_UP:
                 drop_pending(self)
+            case Timer.LEAVE:
+                self.delete(Cause.REDIRECTED, now)
             case Timer.RETRY:
                 delayed, self.delayed = self.delayed, []
                 for exchange in delayed:
@@ -469,7 +474,7 @@ class IkeSa(Channel):
         new.local_id, new.remote_id = self.local_id, self.remote_id
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
-        new.predecessor = self
+        new.predecessor, new.manners = self, self.manners
         new.quantum_resistant = self.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
         new.ppk = self.ppk
         new.state = IkeState.ESTABLISHED
@@ -503,7 +508,7 @@ class IkeSa(Channel):
     @property
     def usable(self) -> bool:
         """New Child SAs may be made on it."""
-        settled = not self.redundant and not self.rekey_unsettled
+        settled = not (self.redundant or self.rekey_unsettled or self.leaving)
         return self.state is IkeState.ESTABLISHED and self.closing is None and settled
 
     def delete(self, cause: Cause, now: float) -> None:

@@ -31,6 +31,7 @@ class Cause(Enum):
     PEER_DELETED = "the peer deleted it"
     PEER_DEAD = "the peer does not answer"
     PEER_RESTARTED = "the peer has restarted"
+    REDIRECTED = "the peers of one gateway go to another"
     EXPIRED = "its lifetime is over"
     REFUSED = "it could not be negotiated"
     PROTOCOL = "the peer broke the protocol"

@@ -24,6 +24,7 @@ class Timer(Enum):
     LIVENESS = auto()  # nothing heard for dpd_delay (s2.4)
     KEEPALIVE = auto()  # NAT mapping (RFC 3948 s2.3)
     FOLLOW_UP = auto()  # the peer's CREATE_CHILD_SA waits for its additional key exchanges (RFC 9370 s2.2.4)
+    LEAVE = auto()  # who is redirected has had the time to settle elsewhere (RFC 5685)
     RETRY = auto()  # after TEMPORARY_FAILURE (s2.25)
     LINGER = auto()  # what is closed stays a little: answers to duplicates, ESP still in flight
     CONNECT = auto()  # the next attempt of a connection (keyingtries)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from simulation import DataPlane, Gateway, Link, Pair, StartAction, child, connection, own_cipher, run_quiet
+from simulation import Gateway, Link, Pair, StartAction, child, connection, own_cipher, run_quiet
 
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, NotifyType
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import Message, encode_message, parse_message, seal_message
 from ipsecfast.ike.payloads import NotifyPayload
@@ -25,20 +24,6 @@ def pair_with_secrets(a: object = None, b: object = None, *, keep: str = "ab", *
     for name in keep:
         pair.gateways[name].endpoint.context.lasting = LASTING[name]
     return pair
-
-
-def restart(gateway: Gateway) -> None:
-    """All is forgotten but the configuration and what lasts."""
-    old = gateway.endpoint
-    gateway.endpoint = IkeEndpoint(
-        tuple(c.config for c in old.connections.values()),
-        random=gateway.rng.randbytes,
-        wall_clock=old.context.wall_clock,
-        settings=old.context.settings,
-        lasting=old.context.lasting,
-    )
-    gateway.dataplane = DataPlane(gateway)
-    gateway.pair.remark(f"{gateway.name}: restarts")
 
 
 def test_the_exchange() -> None:
@@ -63,7 +48,7 @@ def test_without_a_secret_nothing_is_sent() -> None:
 def test_after_a_restart_traffic_is_back_within_round_trips() -> None:
     """The ESP that the restarted end can't read makes it say so; the question that follows gets the token."""
     pair = pair_with_secrets().up()
-    restart(pair.b)
+    pair.b.restart()
     mark, began = pair.mark(), pair.now
     pair.a.dataplane.send(1)
     pair.run(1.0)
@@ -83,7 +68,7 @@ def test_after_a_restart_traffic_is_back_within_round_trips() -> None:
 
 def test_without_a_token_it_takes_all_retransmissions() -> None:
     pair = pair_with_secrets(connection("a", children=(child("net", "a", dpd_action=StartAction.START),)), keep="").up()
-    restart(pair.b)
+    pair.b.restart()
     pair.a.dataplane.send(1)
     pair.run(100.0)
     assert pair.b.established == []
@@ -107,7 +92,7 @@ def test_each_end_may_restart_also_after_a_rekey(restarted: str, rekeyed_by: str
             "a --> INFORMATIONAL {D}",
         ]
     pair.check_converged(children=1)
-    restart(pair.gateways[restarted])
+    pair.gateways[restarted].restart()
     other = pair.gateways["b" if restarted == "a" else "a"]
     other.dataplane.send(1)
     pair.run(1.0)
@@ -120,7 +105,7 @@ def test_through_a_lossy_link_too() -> None:
         pair = pair_with_secrets(seed=seed, link=Link(loss=0.2, duplicate=0.1, jitter=0.05))
         pair.a.initiate()
         pair.run(60.0)
-        restart(pair.b)
+        pair.b.restart()
         pair.traffic(20.0, every=0.5)
         run_quiet(pair)
         pair.check_converged(children=1)
@@ -128,7 +113,7 @@ def test_through_a_lossy_link_too() -> None:
 
 def test_what_the_operator_ends_stays_ended() -> None:
     pair = pair_with_secrets().up()
-    restart(pair.b)
+    pair.b.restart()
     pair.a.terminate()
     pair.run(1.0)
     assert pair.a.events()[-3:] == ["peer-restarted", "ike-down", "child-down"]
@@ -176,7 +161,7 @@ def test_nobody_gets_the_token_of_a_living_ike_sa(initiator: bool, swapped: bool
 def test_tokens_leave_at_a_limited_rate() -> None:
     pair = pair_with_secrets().up()
     data = request_of(pair.a.established[0])
-    restart(pair.b)
+    pair.b.restart()
     for _ in range(100):
         pair.b.endpoint.receive_datagram(data, from_a(pair), pair.now)
     assert len(tokens(answers(pair.b))) == Settings().unprotected.burst
@@ -185,7 +170,7 @@ def test_tokens_leave_at_a_limited_rate() -> None:
 def test_a_request_in_clear_gets_no_token() -> None:
     pair = pair_with_secrets().up()
     sa = pair.a.established[0]
-    restart(pair.b)
+    pair.b.restart()
     data = encode_message(Message(sa.spi_i, sa.spi_r, ExchangeType.INFORMATIONAL, 7, False, True))
     pair.b.endpoint.receive_datagram(data, from_a(pair), pair.now)
     sent = answers(pair.b)
@@ -218,7 +203,7 @@ def test_an_end_that_took_no_token_believes_none() -> None:
 def test_a_forgetful_gateway_says_only_that_it_forgot() -> None:
     pair = pair_with_secrets().up()
     pair.b.endpoint.context.lasting = FORGETFUL
-    restart(pair.b)
+    pair.b.restart()
     mark = pair.mark()
     pair.a.rekey("net")
     pair.run(1.0)

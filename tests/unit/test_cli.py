@@ -82,7 +82,7 @@ def test_alone_it_shows_help_with_the_first_steps() -> None:
     result = run()
     assert result.exit_code == 0
     assert "First steps:" in result.output
-    for command in ("run", "check", "status", "initiate", "terminate", "rekey", "shutdown", "demo"):
+    for command in ("run", "check", "status", "initiate", "terminate", "rekey", "redirect", "shutdown", "demo"):
         assert f"\n  {command} " in result.output
 
 
@@ -141,7 +141,10 @@ def test_a_file_that_is_not_there() -> None:
     assert "error: /nowhere/gw.toml: file: can't be read: No such file or directory" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["initiate", "b"], ["terminate", "b"], ["rekey", "b"], ["shutdown"]])
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["initiate", "b"], ["terminate", "b"], ["rekey", "b"], ["redirect", "b", "192.0.2.3"], ["shutdown"]],
+)
 def test_no_gateway_answers(tmp_path: Path, command: list[str]) -> None:
     result = run(*command, "--control", tmp_path / "nothing.sock")
     assert result.exit_code == 3
@@ -163,7 +166,19 @@ def test_what_a_command_is_about(answering: Any, arguments: list[str], connectio
     result = run("initiate", *arguments, "--timeout", "5", "--control", path)
     assert result.exit_code == 0
     assert (result.stdout, result.stderr) == ("b/net is up\n", "working\n")
-    assert answers.requests == [{"command": "initiate", "connection": connection, "child": child, "timeout": 5.0}]
+    assert answers.requests == [
+        {"command": "initiate", "connection": connection, "child": child, "timeout": 5.0, "gateway": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "gateway"), [("192.0.2.3", "192.0.2.3"), ("gw.example.org", "gw.example.org"), ("none", "")]
+)
+def test_where_peers_are_sent(answering: Any, word: str, gateway: str) -> None:
+    path, answers = answering({"ok": True, "message": "done"})
+    assert run("redirect", "b", word, "--timeout", "5", "--control", path).stdout == "done\n"
+    asked = {"command": "redirect", "connection": "b", "child": "", "timeout": 5.0, "gateway": gateway}
+    assert answers.requests == [asked]
 
 
 @pytest.mark.parametrize("arguments", [[], ["b", "--child", "net"]])

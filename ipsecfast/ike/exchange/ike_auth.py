@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import childless, pad, ppk
+from ipsecfast.ike import childless, pad, ppk, redirect
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
@@ -110,6 +110,10 @@ class IkeAuth(Exchange):
         ppk.settle_initiator(sa, message)
         verify(sa, sa.connection.config, message, PayloadType.IDr)
         sa.remote_id, sa.peer_token = identity, take_token(message)
+        if away := redirect.in_auth(sa, message):
+            self.abandoned(sa, now)
+            redirect.leave_unserved(sa, away, now)
+            return
         sa.establish(now)
         self._child(sa, message, now)
 
@@ -169,7 +173,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     certificates, auth = prove(sa, config, id_r, identity)
     sa.peer_token = take_token(message)
     sa.establish(now, initial_contact=initial_contact)
-    return (id_r, *certificates, auth, *own_token(sa), *_respond_child(sa, message, now), *with_ppk)
+    child = redirect.authenticated(sa, now) or _respond_child(sa, message, now)
+    return (id_r, *certificates, auth, *own_token(sa), *child, *with_ppk)
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
-from ipsecfast.ike import childless, ppk
+from ipsecfast.ike import childless, ppk, redirect
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
@@ -89,6 +89,7 @@ class IkeSaInit(Exchange):
             *(intermediate_offer() if additional_groups(proposals) or sa.connection.config.ppks else ()),
             *hash_offer(sa),
             *ppk.offer(sa.connection.config),
+            *redirect.offer(sa),
         )
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -98,6 +99,8 @@ class IkeSaInit(Exchange):
             self._restart(sa, now, "it asks for a cookie")
         elif wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD):
             self._another_group(sa, wanted, now)
+        elif away := message.notify(NotifyType.REDIRECT):
+            redirect.in_init(sa, away, self._nonce, now)
         elif message.errors():
             self._refused(sa, PeerError(message.errors()[0]), now)
         else:
@@ -179,6 +182,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
     derive_keys(sa, proposal, (nonce_i, nonce_r), ke.group, shared)
     sa.additional = additional_groups((proposal,))
+    redirect.note_support(sa, message)
     detect_nat(sa, message)
     agree_on_fragmentation(sa, message)
     sa.peer_hashes = peer_hashes(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ipsecfast.ike import redirect
 from ipsecfast.ike.child import ChildSa, ChildState
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
@@ -168,7 +169,7 @@ def _peer_deletes_ike(sa: IkeSa, now: float) -> Sequence[Payload]:
     elif sa.state == IkeState.DELETING:
         sa.close(sa.closing or Cause.REKEYED, now)
     else:
-        sa.close(sa.closing or Cause.PEER_DELETED, now)
+        sa.close(sa.closing or (Cause.REDIRECTED if sa.manners.sent_away else Cause.PEER_DELETED), now)
     return ()
 
 
@@ -194,6 +195,8 @@ def _reported(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
     """An error notify in a request of its own. Status notifies that we don't know mean nothing to us (s3.10.1)."""
     if notify.notify_type == NotifyType.QUICK_CRASH_DETECTION:
         replace_token(sa, notify)
+    elif notify.notify_type == NotifyType.REDIRECT:
+        redirect.leave(sa, notify, now)
     if not is_error(notify.notify_type):
         return
     name, meaning = notify_name(notify.notify_type), error_meaning(notify.notify_type)

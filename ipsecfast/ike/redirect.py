@@ -1,0 +1,324 @@
+"""Redirect (RFC 5685): a gateway sends a peer to another one, before it is served, or away from what it has.
+
+    HDR(A,0), SAi1, KEi, Ni, N(REDIRECT_SUPPORTED)  -->
+                             <--  HDR(A,0), N(REDIRECT, new gateway, Ni data)             s3
+    HDR, SK {IDi, AUTH, SAi2, TSi, TSr}  -->
+                             <--  HDR, SK {IDr, AUTH, N(REDIRECT, new gateway)}           s6
+                             <--  HDR, SK {N(REDIRECT, new gateway)}                      s5
+    HDR, SK {}  -->
+
+What goes to the new gateway has N(REDIRECTED_FROM, old gateway) in place of N(REDIRECT_SUPPORTED).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TYPE_CHECKING, TypeAlias
+
+from ipsecfast.configured import ConnectionConfig
+from ipsecfast.ike import pad
+from ipsecfast.ike.actions import ResolveName
+from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyType
+from ipsecfast.ike.exchange.base import Exchange
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
+from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.timers import Timer
+from ipsecfast.model import IPAddress
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.connection import Connection
+    from ipsecfast.ike.sa import IkeSa
+
+MAX_REDIRECTS = 5  # within REDIRECT_LOOP_DETECT_PERIOD seconds: more are a loop
+REDIRECT_LOOP_DETECT_PERIOD = 300.0
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+
+Target: TypeAlias = IPAddress | str  # an address, or a name that the shell resolves
+
+
+class GatewayIdType(IntEnum):
+    """How a REDIRECT or REDIRECTED_FROM names a gateway."""
+
+    IPV4 = 1
+    IPV6 = 2
+    FQDN = 3
+
+
+LENGTHS = {GatewayIdType.IPV4: 4, GatewayIdType.IPV6: 16}
+
+
+def parse_target(text: str) -> Target:
+    """What an operator writes. Raises ValueError if it is neither an address nor a host name."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        if HOST_NAME.fullmatch(text) is None or text.replace(".", "").isdecimal():
+            raise ValueError("expected the address or the host name of another gateway") from None
+        return text
+
+
+def gateway_id(target: Target) -> bytes:
+    """The data of REDIRECTED_FROM, and of REDIRECT without a nonce: type, length, identity."""
+    if isinstance(target, str):
+        kind, data = GatewayIdType.FQDN, target.encode("ascii")
+    else:
+        kind, data = GatewayIdType.IPV4 if target.version == 4 else GatewayIdType.IPV6, target.packed
+    return bytes([kind, len(data)]) + data
+
+
+def parse_gateway_id(data: bytes) -> tuple[Target, bytes]:
+    """The gateway, and what follows it: the nonce of a REDIRECT in IKE_SA_INIT.
+
+    Raises:
+        InvalidSyntax: no gateway that we could go to.
+    """
+    if len(data) < 2 or len(data) < 2 + data[1]:
+        raise InvalidSyntax(f"a gateway identity of {len(data)} octets that claims more")
+    kind, identity, rest = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
+    if len(identity) != LENGTHS.get(kind, len(identity)):  # type: ignore[call-overload]
+        raise InvalidSyntax(f"a gateway identity of type {kind} with {len(identity)} octets")
+    match kind:
+        case GatewayIdType.IPV4:
+            return IPv4Address(identity), rest
+        case GatewayIdType.IPV6:
+            return IPv6Address(identity), rest
+        case GatewayIdType.FQDN if HOST_NAME.fullmatch(name := identity.decode("ascii", "replace")):
+            return name, rest
+    raise InvalidSyntax(f"a gateway identity of type {kind} that names no gateway")
+
+
+@dataclass(slots=True)
+class Manners:
+    """What the two ends of an IKE SA agreed on; its successors share it."""
+
+    follows: bool = False  # we said that we go where the peer sends us
+    peer_follows: bool = False
+    came_from: IPAddress | None = None  # who sent us to this peer
+    sent_away: bool = False  # the peer has heard that it is to go
+
+
+# -- who goes where it is sent -----------------------------------------------------------------------------------------
+
+
+class Redirection:
+    """Where the next attempt of a connection goes, and how often it was sent on. The attempt after it goes where the
+    configuration says: a gateway that does not answer may have been named by nobody that we know."""
+
+    def __init__(self) -> None:
+        self.target: IPAddress | None = None
+        self.resolving = ""
+        self.came_from: IPAddress | None = None
+        self._times: deque[float] = deque(maxlen=MAX_REDIRECTS)
+
+    def loops(self, now: float) -> bool:
+        """Sent on as often as one may be, within so short a time."""
+        return len(self._times) == MAX_REDIRECTS and now - self._times[0] < REDIRECT_LOOP_DETECT_PERIOD
+
+    def go(self, came_from: IPAddress, target: Target, now: float) -> None:
+        self._times.append(now)
+        self.came_from = came_from
+        named = isinstance(target, str)
+        self.resolving, self.target = (target, None) if named else ("", target)  # type: ignore[assignment]
+
+    def resolved(self, target: IPAddress | None) -> None:
+        self.resolving, self.target = "", target
+
+    def take(self, config: ConnectionConfig) -> tuple[tuple[IPAddress, IPAddress], IPAddress] | None:
+        """Both addresses of the next attempt, and who sent us there; None: those of the configuration."""
+        target, came_from, self.target, self.resolving = self.target, self.came_from, None, ""
+        addresses = addresses_to(config, target) if target else None
+        return (addresses, came_from) if addresses and came_from else None
+
+
+def addresses_to(config: ConnectionConfig, target: IPAddress) -> tuple[IPAddress, IPAddress] | None:
+    """Our address and that one; None where we have none of its family."""
+    return pad.peer_addresses(replace(config, remote_addrs=(target,)))
+
+
+def resolved(connection: Connection, name: str, addresses: Sequence[IPAddress], now: float) -> None:
+    """The shell knows the gateway's name; the first address that we can reach by its family is tried."""
+    if connection.redirection.resolving != name:
+        return  # too late: the attempt goes where the configuration says
+    target = next((a for a in addresses if addresses_to(connection.config, a)), None)
+    if target is None:
+        connection.note("redirect-refused", f"the gateway {name} has no address for us", warning=True)
+    connection.redirection.resolved(target)
+    connection.want_waiting(now)
+
+
+def offer(sa: IkeSa) -> tuple[Payload, ...]:
+    """s3: for our IKE_SA_INIT request."""
+    manners = sa.manners
+    manners.follows = sa.connection.config.redirect
+    if not manners.follows:
+        return ()
+    if manners.came_from is not None:
+        return (NotifyPayload(NotifyType.REDIRECTED_FROM, gateway_id(manners.came_from)),)
+    return (NotifyPayload(NotifyType.REDIRECT_SUPPORTED),)
+
+
+def follow(sa: IkeSa, notify: NotifyPayload, nonce: bytes, now: float) -> bool:
+    """Whether the connection goes where the peer says; then `sa` is of no more use. The log has why not.
+
+    Raises:
+        InvalidSyntax: no gateway, or without the nonce that only who saw our request could know (s3).
+    """
+    target, rest = parse_gateway_id(notify.data)
+    if rest != nonce:
+        raise InvalidSyntax("a redirect that does not repeat our nonce")
+    connection = sa.connection
+    refusal = _refusal(connection, target, sa, now)
+    if refusal:
+        sa.note("redirect-refused", f"the peer sends us to {target}: {refusal}", warning=True)
+        return False
+    sa.note("redirected", f"the peer sends us to {target}")
+    connection.redirection.go(sa.path.remote, target, now)
+    if isinstance(target, str):
+        sa.context.emit(ResolveName(connection.config.name, target))
+    return True
+
+
+def _refusal(connection: Connection, target: Target, sa: IkeSa, now: float) -> str:
+    if connection.redirection.loops(now):
+        return f"that is the redirect after {MAX_REDIRECTS} within {REDIRECT_LOOP_DETECT_PERIOD:.0f} s, a loop"
+    if target == sa.path.remote:
+        return "that is where it is itself"
+    if not isinstance(target, str) and addresses_to(connection.config, target) is None:
+        return "there is no local address of that family"
+    return ""
+
+
+def in_init(sa: IkeSa, notify: NotifyPayload, nonce: bytes, now: float) -> None:
+    """s3: not authentic yet; the new gateway will have to prove that it is who the configuration wants."""
+    if not sa.manners.follows:
+        raise InvalidSyntax("a redirect that we did not say we would follow")
+    if follow(sa, notify, nonce, now):
+        sa.close(Cause.REDIRECTED, now)
+    else:
+        sa.fail(now, "the peer does not serve us itself, and where it sends us we do not go")
+
+
+def in_auth(sa: IkeSa, message: Message) -> NotifyPayload | None:
+    """s6: the peer is authentic and will not have a Child SA with us."""
+    return message.notify(NotifyType.REDIRECT) if sa.manners.follows else None
+
+
+def leave_unserved(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+    """s6: the IKE SA, which stands at the other end, is deleted before it was of any use."""
+    goes = _follow_authentic(sa, notify, now)
+    sa.state = IkeState.ESTABLISHED
+    sa.delete(Cause.REDIRECTED if goes else Cause.REFUSED, now)  # gives back what was wanted of it
+    sa.established_at = now
+
+
+def _follow_authentic(sa: IkeSa, notify: NotifyPayload, now: float) -> bool:
+    try:
+        return follow(sa, notify, b"", now)
+    except InvalidSyntax as error:
+        sa.note("redirect-refused", f"a redirect that can't be followed: {error}", warning=True)
+        return False
+
+
+def leave(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
+    """s5: the gateway wants to be rid of us. What it carries moves to the new one first, then the IKE SA is deleted."""
+    if not sa.manners.follows or sa.leaving or not _follow_authentic(sa, notify, now):
+        return
+    sa.leaving = True
+    moving = [child.config for child in sa.children.values() if child.live]
+    for config in moving:
+        sa.connection.want(config, now)
+    if not moving:
+        sa.delete(Cause.REDIRECTED, now)
+
+
+def arrived(connection: Connection, now: float) -> None:
+    """The new IKE SA stands; in a moment its Child SAs do."""
+    for old in connection.ike_sas():
+        if old.leaving:
+            old.context.timers.set(old, Timer.LEAVE, now + old.context.settings.redirect_grace)
+
+
+def stay(connection: Connection) -> None:
+    """The new gateway could not be had: the old one goes on serving, until it deletes us."""
+    for old in connection.ike_sas():
+        if old.leaving:
+            old.leaving = False
+            old.context.timers.clear(old, Timer.LEAVE)
+
+
+# -- who sends away ----------------------------------------------------------------------------------------------------
+
+
+def supports(message: Message) -> bool:
+    return any(message.notify(kind) is not None for kind in (NotifyType.REDIRECT_SUPPORTED, NotifyType.REDIRECTED_FROM))
+
+
+def sends_away(message: Message, connections: Iterable[Connection]) -> NotifyPayload | None:
+    """s3: without any state, where all connections that the request may be for send their peers to one gateway. Who
+    comes from there is not sent back: two gateways that point at each other would never serve anyone."""
+    targets = {connection.redirect_to for connection in connections}
+    target, nonce = targets.pop(), message.get(NoncePayload)
+    if targets or target is None or nonce is None or not supports(message):
+        return None
+    came_from = message.notify(NotifyType.REDIRECTED_FROM)
+    if came_from is not None and came_from.data == gateway_id(target):
+        return None
+    return NotifyPayload(NotifyType.REDIRECT, gateway_id(target) + nonce.data)
+
+
+def authenticated(sa: IkeSa, now: float) -> tuple[Payload, ...]:
+    """s6: in place of a Child SA, where only the identity tells that the peer is not to be served here."""
+    target = sa.connection.redirect_to
+    if target is None or not sa.manners.peer_follows or sa.manners.came_from == target:
+        return ()
+    sa.note("sent-away", f"the peer was sent to {target}")
+    sa.manners.sent_away = True
+    sa.context.timers.set(sa, Timer.LEAVE, now + sa.context.settings.redirect_patience)
+    return (NotifyPayload(NotifyType.REDIRECT, gateway_id(target)),)
+
+
+def note_support(sa: IkeSa, message: Message) -> None:
+    """What an IKE_SA_INIT request says of it."""
+    sa.manners.peer_follows = supports(message)
+    came_from = message.notify(NotifyType.REDIRECTED_FROM)
+    if came_from is not None:
+        target, _ = parse_gateway_id(came_from.data)
+        sa.manners.came_from = None if isinstance(target, str) else target
+
+
+class SendAway(Exchange):
+    """s5: the peer of an established IKE SA is to go; if it has not gone after a while, we delete it."""
+
+    type = ExchangeType.INFORMATIONAL
+    states = frozenset({IkeState.ESTABLISHED})
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+        sa.manners.sent_away = True
+        sa.note("sent-away", f"the peer is sent to {self.target}")
+        return (NotifyPayload(NotifyType.REDIRECT, gateway_id(self.target)),)
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        sa.context.timers.set(sa, Timer.LEAVE, now + sa.context.settings.redirect_patience)
+
+
+def send_away(connection: Connection, target: Target | None, now: float) -> tuple[int, int]:
+    """From now on peers of this connection are sent there (None: nowhere); how many IKE SAs were asked to move, and
+    how many have peers that don't know how."""
+    connection.redirect_to = target
+    if target is None:
+        return 0, 0
+    standing = [sa for sa in connection.ike_sas() if sa.usable]
+    able = [sa for sa in standing if sa.manners.peer_follows]
+    for sa in able:
+        sa.start(SendAway(target), now)
+    return len(able), len(standing) - len(able)
