@@ -16,7 +16,7 @@
 
 struct ipsf_aead_key;
 
-/* One packet's work. source and destination are equal or do not overlap. */
+/* One packet's work, in one cache line. source and destination are equal or do not overlap. */
 struct ipsf_aead_op {
 	const uint8_t *source;
 	uint8_t *destination;
@@ -24,9 +24,10 @@ struct ipsf_aead_op {
 	uint32_t length;                  /* bytes of text */
 	uint8_t aad_length;               /* 8, with ESN 12 */
 	uint8_t ok;                       /* 1: sealed, or opened and authentic */
-	uint8_t aad[12];
-	uint8_t nonce[IPSF_NONCE_SIZE];
-};
+	uint8_t aad[12] __attribute__((aligned(8)));
+	uint8_t nonce[IPSF_NONCE_SIZE] __attribute__((aligned(4)));
+} __attribute__((aligned(IPSF_CACHE_LINE)));
+static_assert(sizeof(struct ipsf_aead_op) == IPSF_CACHE_LINE, "one packet's work is one cache line");
 
 struct ipsf_aead_engine {
 	const char *name;
@@ -38,9 +39,9 @@ struct ipsf_aead_engine {
 	 */
 	int (*key_set)(struct ipsf_aead_key *key, const uint8_t *bytes, size_t length);
 	void (*key_clear)(struct ipsf_aead_key *key); /* wipes; gives memory back; as before the first key_set() */
-	/* Work on n ops of one key; ok tells for each. Every return code of the library is checked. */
-	void (*seal)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
-	void (*open)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
+	/* Work on n ops of one key; ok tells for each, true: for all. Every return code of the library is checked. */
+	bool (*seal)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
+	bool (*open)(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n);
 };
 
 /* An expanded key alone. IPSF_EINVAL, IPSF_ENOMEM, IPSF_ECRYPTO. */

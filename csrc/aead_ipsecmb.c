@@ -83,7 +83,7 @@ static int ipsecmb_key_set(struct ipsf_aead_key *key, const uint8_t *bytes, size
 	return imb_get_errno(manager) == 0 ? IPSF_OK : IPSF_ECRYPTO;
 }
 
-static void ipsecmb_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool ipsecmb_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct gcm_context_data context;
 
@@ -94,6 +94,7 @@ static void ipsecmb_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, un
 			  op->icv, IPSF_ICV_SIZE);
 		op->ok = 1;
 	}
+	return true;
 }
 
 /* No branch on a secret: all bytes are compared. */
@@ -106,10 +107,11 @@ static bool same_icv(const uint8_t *a, const uint8_t *b)
 	return ((x[0] ^ y[0]) | (x[1] ^ y[1])) == 0;
 }
 
-static void ipsecmb_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool ipsecmb_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct gcm_context_data context;
 	uint8_t icv[IPSF_ICV_SIZE];
+	bool all = true;
 
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_aead_op *op = &ops[i];
@@ -117,7 +119,9 @@ static void ipsecmb_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, un
 		key->open(&key->data, &context, op->destination, op->source, op->length, op->nonce, op->aad, op->aad_length,
 			  icv, IPSF_ICV_SIZE);
 		op->ok = same_icv(icv, op->icv);
+		all &= op->ok;
 	}
+	return all;
 }
 
 const struct ipsf_aead_engine ipsf_aead_ipsecmb = {

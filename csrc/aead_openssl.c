@@ -168,30 +168,36 @@ static inline bool finish(const struct cipher *cipher, void *context)
 	return cipher->work(context, nothing, &n, sizeof nothing, NULL, 0) == 1;
 }
 
-static void openssl_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool openssl_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	const struct cipher *cipher = key->cipher;
 	void *context = key->context;
 	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
+	bool all = true;
 
 	for (unsigned i = 0; i < n; i++) {
 		tag[0].data = ops[i].icv;
 		ops[i].ok = cipher->begin_seal(context, NULL, 0, ops[i].nonce, IPSF_NONCE_SIZE, NULL) == 1 &&
 			    transform(cipher, context, &ops[i]) && finish(cipher, context) && cipher->get(context, tag) == 1;
+		all &= ops[i].ok;
 	}
+	return all;
 }
 
-static void openssl_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool openssl_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	const struct cipher *cipher = key->cipher;
 	void *context = key->context;
 	OSSL_PARAM tag[] = {OSSL_PARAM_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, NULL, IPSF_ICV_SIZE), OSSL_PARAM_END};
+	bool all = true;
 
 	for (unsigned i = 0; i < n; i++) {
 		tag[0].data = ops[i].icv;
 		ops[i].ok = cipher->begin_open(context, NULL, 0, ops[i].nonce, IPSF_NONCE_SIZE, tag) == 1 &&
 			    transform(cipher, context, &ops[i]) && finish(cipher, context);
+		all &= ops[i].ok;
 	}
+	return all;
 }
 
 const struct ipsf_aead_engine ipsf_aead_openssl = {

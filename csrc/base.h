@@ -38,6 +38,13 @@ static inline uint64_t ipsf_read64(const void *p)
 	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap64(v) : v;
 }
 
+/* Two 16-bit numbers as they follow each other on the wire: as they follow each other in memory, host order. */
+static inline uint32_t ipsf_read16_pair(const void *p)
+{
+	const uint32_t v = ipsf_read32(p);
+	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v << 16 | v >> 16 : v;
+}
+
 static inline void ipsf_write16(void *p, uint16_t v)
 {
 	uint8_t *b = p;

@@ -9,14 +9,11 @@
 #define IPSF_ESP_TEXT (IPSF_ESP_HEADER + IPSF_ESP_IV) /* where the ciphertext begins */
 #define IPSF_ESP_ALIGN 4u
 
-/*
- * RFC 4106 s5: the AAD is SPI and sequence number, 32 or (ESN) 64 bits; s4: the nonce is salt and IV. In as few stores as
- * there can be: the engine reads them at once again.
- */
+/* RFC 4106 s5: the AAD is SPI and sequence number, 32 or (ESN) 64 bits; s4: the nonce is salt and IV. */
 static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t sequence, bool esn, const uint8_t salt[4],
-			       const uint8_t *iv)
+			       uint64_t iv)
 {
-	if (esn) {
+	if (IPSF_UNLIKELY(esn)) {
 		ipsf_write32(op->aad, spi);
 		ipsf_write64(op->aad + 4, sequence);
 		op->aad_length = 12;
@@ -25,7 +22,7 @@ static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t s
 		op->aad_length = 8;
 	}
 	memcpy(op->nonce, salt, 4);
-	memcpy(op->nonce + 4, iv, IPSF_ESP_IV);
+	ipsf_write64(op->nonce + 4, iv);
 }
 
 /*

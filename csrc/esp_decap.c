@@ -31,13 +31,16 @@ static inline bool check_sequence(const struct ipsf_sa_in *sa, struct ipsf_packe
 	return true;
 }
 
-static void prepare(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet, uint8_t *esp, struct ipsf_aead_op *op)
+static inline void prepare(const struct ipsf_sa_in *sa, const struct ipsf_packet *packet, uint8_t *esp, struct ipsf_aead_op *op)
 {
-	ipsf_esp_op(op, sa->spi, packet->sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
+	const uint32_t length = packet->length;
+	uint8_t *const to = packet->data;
+
+	ipsf_esp_op(op, sa->spi, packet->sequence, sa->esn, sa->salt, ipsf_read64(esp + IPSF_ESP_HEADER));
 	op->source = esp + IPSF_ESP_TEXT;
-	op->destination = packet->data + IPSF_ESP_TEXT;
-	op->length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
-	op->icv = esp + packet->length - IPSF_ICV_SIZE;
+	op->destination = to + IPSF_ESP_TEXT;
+	op->length = length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
+	op->icv = esp + length - IPSF_ICV_SIZE;
 }
 
 static bool right_padding(const uint8_t *padding, unsigned n)
@@ -48,34 +51,46 @@ static bool right_padding(const uint8_t *padding, unsigned n)
 	return true;
 }
 
-/*
- * s2.4: padding is 1, 2, 3 ... as far as its length says, which must fit into the text. Mostly it is no longer than alignment
- * asks for, and then the text's last word tells at once: ... 1, 2, 3, pad length, next header.
- */
-static inline bool padded(const uint8_t *text, uint32_t length, unsigned pad)
+/* s2.4 to s2.6: padding is 1, 2, 3 ... as far as its length says, which must fit into the text. The next header; -1: impossible. */
+static int read_trailer(const uint8_t *text, uint32_t length, unsigned *pad)
 {
-	static const uint32_t expected[IPSF_ESP_ALIGN] = {0, 0x0101, 0x010202, 0x01020303};
-
-	if (IPSF_LIKELY(pad < IPSF_ESP_ALIGN && length >= 8)) {
-		const uint64_t last = ipsf_read64(text + length - 8);
-
-		return (last >> 8 & UINT64_MAX >> (56 - 8 * pad)) == expected[pad];
-	}
-	return pad + (uint32_t)IPSF_ESP_TRAILER <= length && right_padding(text + length - IPSF_ESP_TRAILER - pad, pad);
+	*pad = text[length - 2];
+	if (*pad + (uint32_t)IPSF_ESP_TRAILER > length || !right_padding(text + length - IPSF_ESP_TRAILER - *pad, *pad))
+		return -1;
+	return text[length - 1];
 }
 
-/* s2.4 to s2.6, s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1: the trailer is impossible. */
+/*
+ * Mostly padding is no longer than alignment asks for, and the next header is IPv4: then the text's last word tells at once. False:
+ * it is something else.
+ */
+static inline bool ends_plainly(const uint8_t *text, uint32_t length, unsigned *pad)
+{
+	static const struct {
+		uint32_t bits, value;
+	} plain[IPSF_ESP_ALIGN] = {{0xffff, 0x0004}, {0xffffff, 0x010104}, {0xffffffff, 0x01020204}, {0xffffffff, 0x02030304}};
+	const uint32_t last = ipsf_read32(text + length - 4);
+
+	*pad = last >> 8 & (IPSF_ESP_ALIGN - 1);
+	return (last & plain[*pad].bits) == plain[*pad].value && (IPSF_LIKELY(*pad < 3) || text[length - 5] == 1);
+}
+
+/* s3.4.4.1: cuts header, IV, padding and ICV off; the next header, or -1: the trailer is impossible. */
 static inline int cut_esp(struct ipsf_packet *packet)
 {
+	uint8_t *const text = packet->data + IPSF_ESP_TEXT;
 	const uint32_t length = packet->length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
-	const uint8_t *text = packet->data + IPSF_ESP_TEXT;
-	const unsigned pad = text[length - 2];
-	const int next_header = text[length - 1];
+	int next_header = IPSF_PROTO_IPV4;
+	unsigned pad;
 
-	if (!padded(text, length, pad))
+	if (IPSF_UNLIKELY(length < 8 || !ends_plainly(text, length, &pad)))
+		next_header = read_trailer(text, length, &pad);
+	if (IPSF_UNLIKELY(next_header < 0))
 		return -1;
-	ipsf_packet_cut_front(packet, IPSF_ESP_TEXT);
-	ipsf_packet_cut_back(packet, pad + IPSF_ESP_TRAILER + IPSF_ICV_SIZE);
+	packet->data = text;
+	packet->length = length - pad - IPSF_ESP_TRAILER;
+	packet->headroom = ipsf_room(packet->headroom + (uint32_t)IPSF_ESP_TEXT);
+	packet->tailroom = ipsf_room(packet->tailroom + pad + (uint32_t)IPSF_ESP_TRAILER + IPSF_ICV_SIZE);
 	return next_header;
 }
 
@@ -129,7 +144,7 @@ static inline bool same_tos(const struct ipsf_sa_in *sa, const struct ipsf_packe
 
 static inline enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
-	uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
+	const uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
 
 	if (!expected)
 		return IPSF_DROP_BAD_TRAILER;
@@ -171,10 +186,12 @@ static inline enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ip
 /* From an authentic ESP packet to the inner one, or a drop reason; the bytes that ESP protected. */
 static inline uint32_t finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
 {
-	int next_header = cut_esp(packet);
-	uint32_t bytes = packet->length;
+	const int next_header = cut_esp(packet);
+	const uint32_t bytes = packet->length;
+	const enum ipsf_drop reason = finish_inner(sa, packet, next_header);
 
-	packet->drop = (uint8_t)finish_inner(sa, packet, next_header);
+	if (IPSF_UNLIKELY(reason))
+		packet->drop = (uint8_t)reason;
 	return bytes;
 }
 
@@ -234,50 +251,58 @@ static void count(struct ipsf_sa_in *sa, unsigned packets, uint64_t bytes)
 
 /* A run on its way. */
 struct opening {
-	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
-	struct ipsf_packet *packet[IPSF_BATCH_MAX]; /* of each op */
-	const struct ipsf_packet *newest;           /* authentic, with the highest number that the window had met */
+	struct ipsf_aead_op ops[IPSF_BATCH_MAX]; /* of the packets that are not marked, in their order */
+	unsigned admitted;                       /* ops */
+	const struct ipsf_packet *newest;        /* authentic, with the highest number that the window had met */
 	unsigned authentic;
-	uint64_t bytes;                             /* that ESP protected */
+	uint64_t bytes;                          /* that ESP protected */
 };
 
-/* s3.4.2, s3.4.3: what may be opened; how many. */
-static unsigned admit(const struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, uint8_t *const *sources, unsigned n,
-		      struct opening *o)
+/* s3.4.2, s3.4.3: what may be opened. */
+static void admit(const struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, uint8_t *const *sources, unsigned n,
+		  struct opening *o)
 {
-	unsigned k = 0;
+	struct ipsf_aead_op *op = o->ops;
 
 	for (unsigned i = 0; i < n; i++) {
-		uint8_t *esp = sources ? sources[i] : packets[i]->data;
+		struct ipsf_packet *packet = packets[i];
+		uint8_t *esp = sources ? sources[i] : packet->data;
 
-		if (!check_sequence(sa, packets[i], esp))
-			continue;
-		prepare(sa, packets[i], esp, &o->ops[k]);
-		o->packet[k++] = packets[i];
+		if (check_sequence(sa, packet, esp))
+			prepare(sa, packet, esp, op++);
 	}
-	return k;
+	o->admitted = (unsigned)(op - o->ops);
 }
 
-/* s3.4.4.1: the window learns of what is authentic, and that becomes an inner packet. True: something was dropped. */
-static bool accept(struct ipsf_sa_in *sa, struct opening *o, unsigned k)
+/* s3.4.4.1: the window learns of what is authentic, and that becomes an inner packet. True: something is dropped. */
+static bool accept(struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, unsigned n, struct opening *o)
 {
-	unsigned dropped = 0;
+	struct ipsf_replay *const window = sa->replay;
+	const struct ipsf_aead_op *op = o->ops;
+	const struct ipsf_packet *newest = NULL;
+	unsigned dropped = 0, authentic = 0;
+	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < k; i++) {
-		struct ipsf_packet *packet = o->packet[i];
-		const uint64_t top = sa->replay->top;
+	for (unsigned i = 0; i < n; i++) {
+		struct ipsf_packet *packet = packets[i];
+		const bool ahead = packet->sequence > window->top;
 
-		if (IPSF_UNLIKELY(!o->ops[i].ok)) {
+		if (IPSF_UNLIKELY(packet->drop)) {
+			dropped = 1;
+		} else if (IPSF_UNLIKELY(!op++->ok)) {
 			dropped |= !refuse(packet, IPSF_DROP_INTEGRITY);
-		} else if (IPSF_UNLIKELY(!ipsf_window_update(sa->replay, packet->sequence))) { /* twice in one batch */
+		} else if (IPSF_UNLIKELY(!ipsf_window_update(window, packet->sequence))) { /* twice in one batch */
 			dropped |= !refuse(packet, IPSF_DROP_REPLAY);
 		} else {
-			o->newest = packet->sequence > top ? packet : o->newest;
-			o->authentic++;
-			o->bytes += finish(sa, packet);
+			newest = ahead ? packet : newest;
+			authentic++;
+			bytes += finish(sa, packet);
 			dropped |= packet->drop;
 		}
 	}
+	o->newest = newest;
+	o->authentic = authentic;
+	o->bytes = bytes;
 	return dropped;
 }
 
@@ -292,28 +317,27 @@ static unsigned refuse_all(struct ipsf_sa_in *sa, struct ipsf_packet *const *pac
 	for (unsigned i = 0; i < n; i++)
 		refuse(packets[i], IPSF_DROP_SA_EXPIRED);
 	ipsf_sa_count_drops(&sa->drops, packets, n);
-	return news(sa);
+	return IPSF_NOTICE_DROPPED | news(sa);
 }
 
 unsigned ipsf_esp_decap_from(struct ipsf_sa_in *sa, unsigned worker, struct ipsf_packet *const *packets,
 			     uint8_t *const *sources, unsigned n, struct ipsf_path *moved)
 {
 	struct opening o;
-	unsigned k, notices = 0;
+	unsigned notices = 0;
 	bool dropped;
 
 	if (IPSF_UNLIKELY(expired(sa))) /* to a run: what passes the limit is less than one batch */
 		return refuse_all(sa, packets, n);
-	o.newest = NULL;
-	o.authentic = 0;
-	o.bytes = 0;
-	k = admit(sa, packets, sources, n, &o);
-	ipsf_key_open(&sa->key, worker, o.ops, k);
-	dropped = accept(sa, &o, k) || k < n;
+	admit(sa, packets, sources, n, &o);
+	ipsf_key_open(&sa->key, worker, o.ops, o.admitted);
+	dropped = accept(sa, packets, n, &o);
 	if (o.newest)
 		notices = follow(sa, o.newest, moved);
 	count(sa, o.authentic, o.bytes);
-	if (IPSF_UNLIKELY(dropped))
-		ipsf_sa_count_drops(&sa->drops, packets, n);
-	return notices | news(sa);
+	notices |= news(sa);
+	if (IPSF_LIKELY(!dropped))
+		return notices;
+	ipsf_sa_count_drops(&sa->drops, packets, n);
+	return notices | IPSF_NOTICE_DROPPED;
 }

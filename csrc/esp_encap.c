@@ -35,55 +35,60 @@ static bool cut_ip_header(const struct ipsf_path *path, struct ipsf_packet *pack
 	return false;
 }
 
+/* What the outer headers of a run say (RFC 4301 s5.1.2). */
+struct outer {
+	const struct ipsf_path *path;
+	uint8_t carrier;
+	uint8_t tos;   /* the bits of the inner DSCP and ECN that are copied (RFC 6040 s4.1) */
+	uint8_t flags; /* of the packet, that stay: the inner DF or not */
+};
+
+static inline struct outer outer_of(const struct ipsf_sa_out *sa, bool tunnel)
+{
+	return (struct outer){
+		.path = atomic_load_explicit(&sa->path, memory_order_acquire),
+		.carrier = sa->carrier,
+		.tos = ipsf_ecn_encap(UINT8_MAX, !tunnel || sa->copy_ecn, !tunnel || sa->copy_dscp),
+		.flags = !tunnel || sa->copy_df ? UINT8_MAX : (uint8_t)~IPSF_PACKET_DF,
+	};
+}
+
 /*
- * What the outer header will say, decided while the inner one is still there (RFC 4301 s5.1.2, RFC 6040 s4.1). The
- * inner TTL stays: who forwards decrements it, and the kernel forwarded the packet before it came through the TUN
- * device, as it will forward what decap yields; a second decrement would count this gateway twice.
+ * Decided while the inner header is still there. The inner TTL stays: who forwards decrements it, and the kernel forwarded the
+ * packet before it came through the TUN device, as it will forward what decap yields; a second decrement would count this gateway
+ * twice.
  */
-static void decide_outer(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *packet)
+static inline void decide_outer(const struct outer *outer, struct ipsf_packet *packet)
 {
-	bool transport = sa->mode == IPSF_MODE_TRANSPORT;
-
-	packet->tos = ipsf_ecn_encap(ipsf_ip_tos(packet), transport || sa->copy_ecn, transport || sa->copy_dscp);
-	if (!transport && !sa->copy_df)
-		packet->flags &= (uint8_t)~IPSF_PACKET_DF;
-	packet->path = path;
-	packet->carrier = sa->carrier;
+	packet->tos = ipsf_ip_tos(packet) & outer->tos;
+	packet->flags &= outer->flags;
+	packet->path = outer->path;
+	packet->carrier = outer->carrier;
 }
 
-/* s2.4: bytes of padding, so that what is sealed is a multiple of 4. */
-static unsigned padding_of(const struct ipsf_packet *packet)
+/* s2.4: bytes of padding behind length bytes, so that what is sealed is a multiple of 4. */
+static inline unsigned padding_of(uint32_t length)
 {
-	return (unsigned)-(packet->length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
+	return (unsigned)-(length + IPSF_ESP_TRAILER) & (IPSF_ESP_ALIGN - 1);
 }
 
-static bool has_room(const struct ipsf_packet *packet)
+static inline bool has_room(const struct ipsf_packet *packet)
 {
 	return packet->headroom >= IPSF_ESP_TEXT &&
-	       packet->tailroom >= padding_of(packet) + IPSF_ESP_TRAILER + IPSF_ICV_SIZE &&
+	       packet->tailroom >= padding_of(packet->length) + IPSF_ESP_TRAILER + IPSF_ICV_SIZE &&
 	       packet->length <= ESP_MAX - IPSF_ESP_ROOM;
 }
 
-/* What can be sealed has room for ESP, and in transport mode an IP header that the outer one can replace; how many are left. */
-static unsigned admit(const struct ipsf_sa_out *sa, const struct ipsf_path *path, struct ipsf_packet *const *packets, unsigned n)
+/* What can be sealed has room for ESP, and in transport mode an IP header that the outer one can replace. */
+static inline bool admit(const struct outer *outer, bool tunnel, struct ipsf_packet *packet)
 {
-	const bool transport = sa->mode == IPSF_MODE_TRANSPORT;
-	unsigned ready = 0;
-
-	for (unsigned i = 0; i < n; i++) {
-		struct ipsf_packet *packet = packets[i];
-
-		if (transport) {
-			decide_outer(sa, path, packet);
-			if (!cut_ip_header(path, packet))
-				continue;
-		}
-		if (IPSF_LIKELY(has_room(packet)))
-			ready++;
-		else
-			drop(packet, IPSF_DROP_TOO_LONG);
-	}
-	return ready;
+	decide_outer(outer, packet);
+	if (!tunnel && !cut_ip_header(outer->path, packet))
+		return false;
+	if (IPSF_LIKELY(has_room(packet)))
+		return true;
+	drop(packet, IPSF_DROP_TOO_LONG);
+	return false;
 }
 
 /*
@@ -105,81 +110,108 @@ static unsigned reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)
 	return taken;
 }
 
-/* s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header. One store of 8 bytes: there is room for the ICV behind. */
-static void add_trailer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
+/* Numbers that no packet got, given back if nobody reserved others meanwhile; else there is a gap, which no receiver minds. */
+static void give_back(struct ipsf_sa_out *sa, uint64_t first, unsigned reserved, unsigned used)
 {
-	static const uint8_t trailer[IPSF_ESP_ALIGN][8] = {{0}, {1, 1}, {1, 2, 2}, {1, 2, 3, 3}};
-	unsigned pad = padding_of(packet);
-	uint8_t *end = packet->data + packet->length;
+	uint64_t top = first + reserved - 1;
 
-	memcpy(end, trailer[pad], sizeof trailer[pad]);
-	end[pad + 1] = sa->mode != IPSF_MODE_TUNNEL ? packet->protocol : packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
-	packet->length += pad + IPSF_ESP_TRAILER;
-	packet->tailroom = (uint16_t)(packet->tailroom - pad - IPSF_ESP_TRAILER - IPSF_ICV_SIZE);
+	atomic_compare_exchange_strong_explicit(&sa->sequence, &top, first + used - 1, memory_order_relaxed, memory_order_relaxed);
 }
 
 /*
- * s3.3.2.2: header, IV, AAD and nonce of one packet. The IV is the sequence number: unique as long as the number is
- * (RFC 4106 s3.1).
+ * s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header; the bytes of all that. One store of 8 bytes: there is room for the
+ * ICV behind.
  */
-static void prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, uint64_t sequence, struct ipsf_aead_op *op)
+static inline uint32_t write_trailer(uint8_t *end, uint32_t length, uint8_t next_header)
 {
-	uint8_t *esp = packet->data - IPSF_ESP_TEXT;
+	static const uint8_t trailer[IPSF_ESP_ALIGN][8] = {{0}, {1, 1}, {1, 2, 2}, {1, 2, 3, 3}};
+	const unsigned pad = padding_of(length);
 
+	memcpy(end, trailer[pad], sizeof trailer[pad]);
+	end[pad + 1] = next_header;
+	return pad + IPSF_ESP_TRAILER;
+}
+
+static inline uint8_t next_header(bool tunnel, const struct ipsf_packet *packet)
+{
+	if (!tunnel)
+		return packet->protocol;
+	return IPSF_LIKELY(packet->version == 4) ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
+}
+
+/*
+ * s3.3.2.2: trailer, header, IV, AAD and nonce of one packet; how many bytes it had. The IV is the sequence number: unique as long as
+ * the number is (RFC 4106 s3.1).
+ */
+static inline uint32_t prepare(const struct ipsf_sa_out *sa, struct ipsf_packet *packet, uint64_t sequence, uint8_t next,
+			       struct ipsf_aead_op *op)
+{
+	uint8_t *const text = packet->data, *const esp = text - IPSF_ESP_TEXT;
+	const uint32_t length = packet->length, trailer = write_trailer(text + length, length, next), sealed = length + trailer;
+
+	ipsf_esp_op(op, sa->spi, sequence, sa->esn, sa->salt, sequence);
 	ipsf_write64(esp, (uint64_t)sa->spi << 32 | (uint32_t)sequence);
 	ipsf_write64(esp + IPSF_ESP_HEADER, sequence);
-	ipsf_esp_op(op, sa->spi, sequence, sa->esn, sa->salt, esp + IPSF_ESP_HEADER);
-	op->source = op->destination = packet->data;
-	op->length = packet->length;
-	op->icv = packet->data + packet->length;
+	op->source = op->destination = text;
+	op->length = sealed;
+	op->icv = text + sealed;
 	packet->sequence = sequence;
 	packet->data = esp;
-	packet->length += IPSF_ESP_TEXT + IPSF_ICV_SIZE;
+	packet->length = IPSF_ESP_TEXT + sealed + IPSF_ICV_SIZE;
 	packet->headroom = (uint16_t)(packet->headroom - IPSF_ESP_TEXT);
+	packet->tailroom = (uint16_t)(packet->tailroom - trailer - IPSF_ICV_SIZE);
+	return length;
 }
 
-/* The packets that get the reserved numbers, in their order: all, mostly. Those beyond are refused. */
-static struct ipsf_packet *const *numbered(struct ipsf_packet *const *packets, unsigned n, unsigned reserved, enum ipsf_drop beyond,
-					   struct ipsf_packet **some)
-{
-	unsigned k = 0;
-
-	if (IPSF_LIKELY(reserved == n))
-		return packets;
-	for (unsigned i = 0; i < n; i++) {
-		if (packets[i]->drop)
-			continue;
-		if (k == reserved)
-			drop(packets[i], beyond);
-		else
-			some[k++] = packets[i];
-	}
-	return some;
-}
-
-/* Gives the numbers out in order and seals; the bytes that got one, ESP's own apart. False: the engine failed on some. */
-static bool seal(struct ipsf_sa_out *sa, const struct ipsf_path *path, unsigned worker, struct ipsf_packet *const *packets,
-		 unsigned n, uint64_t first, uint64_t *bytes)
-{
-	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
+/* A run on its way. */
+struct sealing {
 	struct ipsf_aead_op ops[IPSF_BATCH_MAX];
-	unsigned ok = 1;
+	uint64_t first;     /* the first of the reserved numbers */
+	unsigned reserved;
+	unsigned used;      /* of those; so many ops */
+	unsigned refused;   /* packets for which there was no number */
+	uint64_t bytes;     /* that ESP protects, its padding apart */
+};
 
-	*bytes = 0;
+/* Why there was no number any more: next would have been the one. */
+static enum ipsf_drop beyond(const struct ipsf_sa_out *sa, uint64_t next)
+{
+	return sa->hard_packets && next > sa->hard_packets ? IPSF_DROP_SA_EXPIRED : IPSF_DROP_SEQUENCE_EXHAUSTED;
+}
+
+/* s3.3.2, s3.3.3: each packet that can be sealed gets the next number. Made once for each mode. */
+static inline __attribute__((always_inline)) void number(const struct ipsf_sa_out *sa, const bool tunnel,
+							  struct ipsf_packet *const *packets, unsigned n, struct sealing *s)
+{
+	const struct outer outer = outer_of(sa, tunnel);
+	const uint64_t end = s->first + s->reserved;
+	uint64_t sequence = s->first, bytes = 0;
+	struct ipsf_aead_op *op = s->ops;
+
 	for (unsigned i = 0; i < n; i++) {
-		if (tunnel)
-			decide_outer(sa, path, packets[i]);
-		*bytes += packets[i]->length;
-		add_trailer(sa, packets[i]);
-		prepare(sa, packets[i], first + i, &ops[i]);
+		struct ipsf_packet *packet = packets[i];
+
+		if (IPSF_UNLIKELY(!admit(&outer, tunnel, packet)))
+			continue;
+		if (IPSF_UNLIKELY(sequence == end)) {
+			drop(packet, beyond(sa, end));
+			s->refused++;
+			continue;
+		}
+		bytes += prepare(sa, packet, sequence++, next_header(tunnel, packet), op++);
 	}
-	ipsf_key_seal(&sa->key, worker, ops, n);
+	s->bytes = bytes;
+	s->used = (unsigned)(sequence - s->first);
+}
+
+/* The engine failed on some: the ops are of those packets, in their order, that were not dropped before. */
+static void drop_failed(struct ipsf_packet *const *packets, unsigned n, const struct sealing *s)
+{
+	const struct ipsf_aead_op *op = s->ops;
+
 	for (unsigned i = 0; i < n; i++)
-		ok &= ops[i].ok;
-	for (unsigned i = 0; i < n && IPSF_UNLIKELY(!ok); i++)
-		if (!ops[i].ok)
+		if (!packets[i]->drop && !op++->ok)
 			drop(packets[i], IPSF_DROP_CRYPTO);
-	return ok;
 }
 
 /* The limits that this run has passed. */
@@ -200,38 +232,47 @@ static unsigned refuse_all(struct ipsf_sa_out *sa, struct ipsf_packet *const *pa
 	for (unsigned i = 0; i < n; i++)
 		drop(packets[i], IPSF_DROP_SA_EXPIRED);
 	ipsf_sa_count_drops(&sa->drops, packets, n);
-	return ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
+	return IPSF_NOTICE_DROPPED | ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
 }
 
 unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *const *packets, unsigned n)
 {
-	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
-	struct ipsf_packet *some[IPSF_BATCH_MAX];
-	uint64_t first, bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
-	enum ipsf_drop beyond;
-	unsigned ready, reserved;
+	const uint64_t before = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
+	struct sealing s;
+	uint64_t bytes;
+	unsigned notices;
 	bool sealed;
 
-	if (sa->hard_bytes && bytes >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch a worker */
+	if (sa->hard_bytes && before >= sa->hard_bytes) /* to a run: what passes the limit is at most one batch a worker */
 		return refuse_all(sa, packets, n);
-	ready = admit(sa, path, packets, n);
-	reserved = reserve(sa, ready, &first);
-	beyond = sa->hard_packets && first + reserved > sa->hard_packets ? IPSF_DROP_SA_EXPIRED : IPSF_DROP_SEQUENCE_EXHAUSTED;
-	sealed = seal(sa, path, worker, numbered(packets, n, reserved, beyond, some), reserved, first, &bytes);
-	bytes += atomic_fetch_add_explicit(&sa->bytes, bytes, memory_order_relaxed);
-	if (IPSF_UNLIKELY(!sealed || reserved < n))
-		ipsf_sa_count_drops(&sa->drops, packets, n);
-	return lifetime(sa, first + reserved - 1, bytes, reserved < ready);
+	s.refused = 0;
+	s.reserved = reserve(sa, n, &s.first);
+	if (IPSF_LIKELY(sa->mode == IPSF_MODE_TUNNEL))
+		number(sa, true, packets, n, &s);
+	else
+		number(sa, false, packets, n, &s);
+	if (IPSF_UNLIKELY(s.used < s.reserved))
+		give_back(sa, s.first, s.reserved, s.used);
+	sealed = ipsf_key_seal(&sa->key, worker, s.ops, s.used);
+	bytes = s.bytes + atomic_fetch_add_explicit(&sa->bytes, s.bytes, memory_order_relaxed);
+	notices = lifetime(sa, s.first + s.used - 1, bytes, s.refused);
+	if (IPSF_LIKELY(sealed && s.used == n))
+		return notices;
+	if (!sealed)
+		drop_failed(packets, n, &s);
+	ipsf_sa_count_drops(&sa->drops, packets, n);
+	return notices | IPSF_NOTICE_DROPPED;
 }
 
 /* ---- for esp_segment.c, which seals what a super-packet is cut into by the same rules ---- */
 
 bool ipsf_esp_outer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
 {
-	const struct ipsf_path *path = atomic_load_explicit(&sa->path, memory_order_acquire);
+	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
+	const struct outer outer = outer_of(sa, tunnel);
 
-	decide_outer(sa, path, packet);
-	return sa->mode == IPSF_MODE_TUNNEL || cut_ip_header(path, packet);
+	decide_outer(&outer, packet);
+	return tunnel || cut_ip_header(outer.path, packet);
 }
 
 unsigned ipsf_esp_reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first)

@@ -64,7 +64,7 @@ static uint32_t seal_segment(const struct cut *cut, unsigned i, uint32_t *datagr
 	ipsf_write32(esp, cut->sa->spi);
 	ipsf_write32(esp + 4, (uint32_t)sequence);
 	ipsf_write64(esp + 8, sequence);
-	ipsf_esp_op(&op, cut->sa->spi, sequence, cut->sa->esn, cut->sa->salt, esp + IPSF_ESP_HEADER);
+	ipsf_esp_op(&op, cut->sa->spi, sequence, cut->sa->esn, cut->sa->salt, sequence);
 	if (IPSF_LIKELY(cut->key))
 		cut->sa->key.cache->engine->seal(cut->key, &op, 1);
 	memcpy(text + length, saved, SAVED);
@@ -115,16 +115,16 @@ static enum ipsf_drop beyond(const struct ipsf_sa_out *sa, uint64_t next)
 	return sa->hard_packets && next > sa->hard_packets ? IPSF_DROP_SA_EXPIRED : IPSF_DROP_SEQUENCE_EXHAUSTED;
 }
 
-static void refuse(struct ipsf_sa_out *sa, struct ipsf_packet *packet, enum ipsf_drop reason)
+static unsigned refuse(struct ipsf_sa_out *sa, struct ipsf_packet *packet, enum ipsf_drop reason)
 {
 	packet->drop = (uint8_t)reason;
 	ipsf_sa_count_drops(&sa->drops, &packet, 1);
+	return IPSF_NOTICE_DROPPED;
 }
 
 static unsigned refuse_expired(struct ipsf_sa_out *sa, struct ipsf_packet *packet)
 {
-	refuse(sa, packet, IPSF_DROP_SA_EXPIRED);
-	return ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
+	return refuse(sa, packet, IPSF_DROP_SA_EXPIRED) | ipsf_notice_once(&sa->told, IPSF_NOTICE_HARD_LIFETIME);
 }
 
 /* A buffer that holds all the datagrams; NULL: they are too long. */
@@ -141,18 +141,19 @@ static unsigned seal_into(struct ipsf_sa_out *sa, struct cut *cut, struct ipsf_p
 {
 	const unsigned wanted = packet->segments, reserved = ipsf_esp_reserve(sa, wanted, &cut->first);
 	uint32_t length = 0;
+	unsigned notices = 0;
 	uint64_t bytes;
 	const unsigned sealed = seal(cut, reserved, &bytes, &length);
 	const enum ipsf_drop reason = sealed < reserved ? IPSF_DROP_CRYPTO : beyond(sa, cut->first + reserved);
 
 	if (sealed == 0) {
 		ipsf_buffer_release(buffer);
-		refuse(sa, packet, reason);
+		notices = refuse(sa, packet, reason);
 	} else {
 		become(packet, buffer, cut, sealed, length);
 		count(sa, drops, reason, wanted - sealed);
 	}
-	return ipsf_esp_lifetime(sa, cut->first + reserved - 1, bytes, reserved < wanted);
+	return notices | ipsf_esp_lifetime(sa, cut->first + reserved - 1, bytes, reserved < wanted);
 }
 
 unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *packet, struct ipsf_pool *pool,
@@ -166,20 +167,16 @@ unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_p
 	if (sa->hard_bytes && bytes >= sa->hard_bytes)
 		return refuse_expired(sa, packet);
 	ipsf_gso_begin(&cut.gso, packet); /* before transport mode cuts the IP header off */
-	if (!ipsf_esp_outer(sa, packet)) {
-		refuse(sa, packet, packet->drop);
-		return 0;
-	}
+	if (!ipsf_esp_outer(sa, packet))
+		return refuse(sa, packet, packet->drop);
 	cut.sa = sa;
 	cut.key = ipsf_key_get(&sa->key, worker);
 	cut.skip = tunnel ? 0 : packet->transport;
 	cut.stride = datagram_size(cut.gso.header - cut.skip + cut.gso.size);
 	cut.next_header = tunnel ? packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6 : packet->protocol;
 	buffer = take_buffer(pool, packet, cut.stride);
-	if (!buffer) {
-		refuse(sa, packet, IPSF_DROP_TOO_LONG);
-		return 0;
-	}
+	if (!buffer)
+		return refuse(sa, packet, IPSF_DROP_TOO_LONG);
 	cut.to = buffer->bytes + IPSF_HEADROOM;
 	return seal_into(sa, &cut, packet, buffer, drops);
 }

@@ -24,14 +24,50 @@ void ipsf_flow_cache_free(struct ipsf_flow_cache *cache)
 	free(cache);
 }
 
-struct ipsf_decision ipsf_flow_cache_miss(struct ipsf_flow_line *set, const struct ipsf_spd *spd, const struct ipsf_flow *flow)
+/* IPv4 has few words to say: its addresses become one. The version in the rest tells which form it is. */
+static void make_key(const struct ipsf_flow *flow, uint64_t key[5])
 {
-	const uint64_t generation = ipsf_spd_generation(spd);
-	if (ipsf_flow_line_is(&set[1], flow, generation))
-		return set[1].decision;
+	memset(key, 0, 5 * sizeof *key);
+	key[1] = flow->word[4];
+	if (flow->version == 4) {
+		memcpy(key, flow->source, 4);
+		memcpy((uint8_t *)key + 4, flow->destination, 4);
+	} else {
+		key[0] = flow->word[0];
+		memcpy(key + 2, flow->word + 1, 3 * sizeof *key);
+	}
+}
+
+static struct ipsf_flow_line *set_of(struct ipsf_flow_cache *cache, const struct ipsf_flow *flow, const uint64_t key[5])
+{
+	const uint64_t *secret = cache->secret;
+	uint64_t addresses = key[0];
+	if (flow->version != 4)
+		addresses = ipsf_flow_mix(key[0] ^ secret[1], key[3] ^ secret[2]) ^ ipsf_flow_mix(key[2] ^ secret[2], key[4] ^ secret[0]);
+	return ipsf_flow_cache_set(cache, addresses, key[1]);
+}
+
+static bool is(const struct ipsf_flow_line *line, const uint64_t key[5], uint64_t generation)
+{
+	uint64_t differ = line->generation ^ generation;
+	for (unsigned i = 0; i < 5; i++)
+		differ |= line->key[i] ^ key[i];
+	return differ == 0;
+}
+
+/* The newer line of a set stands first. */
+const struct ipsf_decision *ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd, uint64_t generation,
+						   const struct ipsf_flow *flow)
+{
+	uint64_t key[5];
+	make_key(flow, key);
+	struct ipsf_flow_line *set = set_of(cache, flow, key);
+	for (unsigned i = 0; i < 2; i++)
+		if (is(&set[i], key, generation))
+			return &set[i].decision;
 	set[1] = set[0];
-	set[0].flow = *flow;
+	memcpy(set[0].key, key, sizeof key);
 	set[0].generation = generation;
 	set[0].decision = ipsf_spd_lookup(spd, flow);
-	return set[0].decision;
+	return &set[0].decision;
 }

@@ -12,7 +12,7 @@
 #include "spd.h"
 
 struct ipsf_flow_line {
-	struct ipsf_flow flow;
+	uint64_t key[5]; /* the flow's words in another order: (both addresses, rest), or (source, rest, source, destination, destination) */
 	uint64_t generation;
 	struct ipsf_decision decision;
 };
@@ -27,8 +27,6 @@ struct ipsf_flow_cache {
 /* A cache of 2 << size_log2 flows; seed: random, so that nobody outside can choose flows that collide. IPSF_ENOMEM. */
 IPSF_MUST_CHECK int ipsf_flow_cache_new(unsigned size_log2, uint64_t seed, struct ipsf_flow_cache **cache);
 void ipsf_flow_cache_free(struct ipsf_flow_cache *cache);
-/* The slow half of a lookup: the set's other line, or the snapshot; the flow stands first in its set then. */
-struct ipsf_decision ipsf_flow_cache_miss(struct ipsf_flow_line *set, const struct ipsf_spd *spd, const struct ipsf_flow *flow);
 
 /* A word whose first four bytes in memory are those at p, the others zero; likewise one made of a flow's last fields. */
 static inline uint64_t ipsf_flow_half(const uint8_t *p)
@@ -38,23 +36,19 @@ static inline uint64_t ipsf_flow_half(const uint8_t *p)
 	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? v : (uint64_t)v << 32;
 }
 
-static inline uint64_t ipsf_flow_rest(uint16_t source_port, uint16_t destination_port, uint8_t version, uint8_t protocol,
-				      enum ipsf_ports ports)
+static inline uint64_t ipsf_flow_rest(uint32_t ports, uint8_t version, uint8_t protocol, enum ipsf_ports kind)
 {
 	if (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
-		return source_port | (uint64_t)destination_port << 16 | (uint64_t)version << 32 | (uint64_t)protocol << 40 |
-		       (uint64_t)ports << 48;
-	return (uint64_t)source_port << 48 | (uint64_t)destination_port << 32 | (uint64_t)version << 24 | (uint64_t)protocol << 16 |
-	       (uint64_t)ports << 8;
+		return ports | (uint64_t)version << 32 | (uint64_t)protocol << 40 | (uint64_t)kind << 48;
+	return (uint64_t)ports << 32 | (uint64_t)version << 24 | (uint64_t)protocol << 16 | (uint64_t)kind << 8;
 }
 
 /* The flow of a parsed packet (ip.h). */
 static inline void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_flow *flow)
 {
 	const bool hidden = packet->flags & IPSF_PACKET_LATER_FRAGMENT;
-	const enum ipsf_ports ports = hidden ? IPSF_PORTS_HIDDEN : ipsf_protocol_has_ports(packet->protocol) ? IPSF_PORTS_KNOWN :
-													       IPSF_PORTS_NONE;
-	const bool known = ports == IPSF_PORTS_KNOWN;
+	const enum ipsf_ports kind = hidden ? IPSF_PORTS_HIDDEN : ipsf_protocol_has_ports(packet->protocol) ? IPSF_PORTS_KNOWN :
+													      IPSF_PORTS_NONE;
 	if (IPSF_LIKELY(packet->version == 4)) {
 		flow->word[0] = ipsf_flow_half(packet->data + 12);
 		flow->word[2] = ipsf_flow_half(packet->data + 16);
@@ -62,8 +56,7 @@ static inline void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_fl
 	} else {
 		memcpy(flow->word, packet->data + 8, 4 * sizeof flow->word[0]);
 	}
-	flow->word[4] = ipsf_flow_rest(known ? packet->source_port : 0, known ? packet->destination_port : 0, packet->version,
-				       packet->protocol, ports);
+	flow->word[4] = ipsf_flow_rest(kind == IPSF_PORTS_KNOWN ? packet->ports : 0, packet->version, packet->protocol, kind);
 }
 
 static inline uint64_t ipsf_flow_mix(uint64_t a, uint64_t b)
@@ -72,33 +65,28 @@ static inline uint64_t ipsf_flow_mix(uint64_t a, uint64_t b)
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-/* IPv4 has two words less to say, and is most of what passes. */
-static inline struct ipsf_flow_line *ipsf_flow_cache_set(struct ipsf_flow_cache *cache, const struct ipsf_flow *flow)
+static inline struct ipsf_flow_line *ipsf_flow_cache_set(struct ipsf_flow_cache *cache, uint64_t addresses, uint64_t rest)
 {
-	const uint64_t *w = flow->word, *secret = cache->secret;
-	uint64_t h;
-	if (IPSF_LIKELY(flow->version == 4))
-		h = w[0] ^ (w[2] << 32 | w[2] >> 32);
-	else
-		h = ipsf_flow_mix(w[0] ^ secret[1], w[2] ^ secret[2]) ^ ipsf_flow_mix(w[1] ^ secret[2], w[3] ^ secret[0]);
-	return cache->line + 2 * (ipsf_flow_mix(h ^ secret[0], w[4] ^ secret[1]) & cache->set_mask);
+	return cache->line + 2 * (ipsf_flow_mix(addresses ^ cache->secret[0], rest ^ cache->secret[1]) & cache->set_mask);
 }
 
-static inline bool ipsf_flow_line_is(const struct ipsf_flow_line *line, const struct ipsf_flow *flow, uint64_t generation)
-{
-	const uint64_t *a = line->flow.word, *b = flow->word;
-	const uint64_t differ = (a[0] ^ b[0]) | (a[2] ^ b[2]) | (a[4] ^ b[4]) | (line->generation ^ generation);
-	return differ == 0 && (flow->version == 4 || ((a[1] ^ b[1]) | (a[3] ^ b[3])) == 0);
-}
+/* ipsf_spd_lookup(), remembered; generation is spd's. Valid until the next lookup. */
+const struct ipsf_decision *ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd, uint64_t generation,
+						   const struct ipsf_flow *flow);
 
-/* ipsf_spd_lookup(), remembered; generation is spd's. */
-static inline struct ipsf_decision ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd,
-							   uint64_t generation, const struct ipsf_flow *flow)
+/* The same of a packet that ipsf_ip_parse_plain() has read: IPv4, with ports. Mostly its flow stands first in its set. */
+static inline const struct ipsf_decision *ipsf_flow_cache_lookup_plain(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd,
+									uint64_t generation, const struct ipsf_packet *packet)
 {
-	struct ipsf_flow_line *set = ipsf_flow_cache_set(cache, flow);
-	if (IPSF_LIKELY(ipsf_flow_line_is(set, flow, generation)))
-		return set->decision;
-	return ipsf_flow_cache_miss(set, spd, flow);
+	uint64_t addresses;
+	memcpy(&addresses, packet->data + 12, sizeof addresses);
+	const uint64_t rest = ipsf_flow_rest(packet->ports, 4, packet->protocol, IPSF_PORTS_KNOWN);
+	const struct ipsf_flow_line *line = ipsf_flow_cache_set(cache, addresses, rest);
+	if (IPSF_LIKELY(((line->key[0] ^ addresses) | (line->key[1] ^ rest) | (line->generation ^ generation)) == 0))
+		return &line->decision;
+	struct ipsf_flow flow;
+	ipsf_flow_of(packet, &flow);
+	return ipsf_flow_cache_lookup(cache, spd, generation, &flow);
 }
 
 #endif

@@ -12,6 +12,8 @@
 #define IPSF_IPV6_HEADER 40
 #define IPSF_IPV4_FRAGMENT 0x3fffu /* more fragments, offset: 0 of what is whole */
 
+static_assert(IPSF_PACKET_DF == 1, "the bit of the header is the flag");
+
 enum ipsf_protocol {
 	IPSF_PROTO_HOPOPTS = 0,
 	IPSF_PROTO_ICMP = 1,
@@ -40,21 +42,35 @@ enum ipsf_ecn { IPSF_NOT_ECT = 0, IPSF_ECT1 = 1, IPSF_ECT0 = 2, IPSF_CE = 3 };
  */
 IPSF_MUST_CHECK bool ipsf_ip_parse_any(struct ipsf_packet *packet);
 
-/* IPv4 without options, no fragment, TCP or UDP, nothing behind it: read straight away. False: it is something else. */
+/* The first eight bytes of an IPv4 header, as a number: which of them, or which bits, a plain one must have, and what. */
+#define IPSF_IPV4_PLAIN_BITS UINT64_C(0xff00ffff00003fff) /* version and header length, total length, fragment */
+#define IPSF_IPV4_PLAIN UINT64_C(0x4500000000000000)
+#define IPSF_IPV4_LENGTH_SHIFT 32
+#define IPSF_IPV4_DF_SHIFT 14
+
+/*
+ * IPv4 without options, no fragment, TCP or UDP, nothing behind it: read straight away, in words. False: it is something else.
+ * (A length of more than 16 bits makes a sum that no header has.)
+ */
 static inline bool ipsf_ip_parse_plain(struct ipsf_packet *packet)
 {
 	const uint8_t *ip = packet->data;
+	const uint32_t length = packet->length;
+	const unsigned flags = packet->flags & (unsigned)~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT);
 
-	if (packet->length < IPSF_IPV4_HEADER + 4 || ip[0] != 0x45 || ipsf_read16(ip + 2) != packet->length ||
-	    (ipsf_read16(ip + 6) & IPSF_IPV4_FRAGMENT) || (ip[9] != IPSF_PROTO_TCP && ip[9] != IPSF_PROTO_UDP))
+	if (length < IPSF_IPV4_HEADER + 4)
 		return false;
-	packet->flags = (uint8_t)((packet->flags & ~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT)) |
-				  ((ip[6] & 0x40) ? IPSF_PACKET_DF : 0));
+	const uint64_t first = ipsf_read64(ip);
+	const uint32_t ports = ipsf_read16_pair(ip + IPSF_IPV4_HEADER);
+	const uint8_t protocol = ip[9];
+	if ((first & IPSF_IPV4_PLAIN_BITS) != IPSF_IPV4_PLAIN + ((uint64_t)length << IPSF_IPV4_LENGTH_SHIFT) ||
+	    (protocol != IPSF_PROTO_TCP && protocol != IPSF_PROTO_UDP))
+		return false;
+	packet->flags = (uint8_t)(flags | (first >> IPSF_IPV4_DF_SHIFT & IPSF_PACKET_DF));
 	packet->version = 4;
-	packet->protocol = ip[9];
+	packet->protocol = protocol;
 	packet->transport = IPSF_IPV4_HEADER;
-	packet->source_port = ipsf_read16(ip + IPSF_IPV4_HEADER);
-	packet->destination_port = ipsf_read16(ip + IPSF_IPV4_HEADER + 2);
+	packet->ports = ports;
 	return true;
 }
 

@@ -100,31 +100,26 @@ static inline struct ipsf_aead_key *ipsf_key_get(const struct ipsf_key *key, uns
 	return ipsf_key_expand(key, worker, first);
 }
 
-static inline void ipsf_key_refuse(struct ipsf_aead_op *ops, unsigned n)
+static inline bool ipsf_key_refuse(struct ipsf_aead_op *ops, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
 		ops[i].ok = 0;
+	return false;
 }
 
 /* Seal and open a run (aead.h); without a key nothing is ok. */
-static inline void ipsf_key_seal(const struct ipsf_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static inline bool ipsf_key_seal(const struct ipsf_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct ipsf_aead_key *expanded = ipsf_key_get(key, worker);
 
-	if (IPSF_UNLIKELY(!expanded))
-		ipsf_key_refuse(ops, n);
-	else
-		key->cache->engine->seal(expanded, ops, n);
+	return IPSF_LIKELY(expanded) ? key->cache->engine->seal(expanded, ops, n) : ipsf_key_refuse(ops, n);
 }
 
-static inline void ipsf_key_open(const struct ipsf_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
+static inline bool ipsf_key_open(const struct ipsf_key *key, unsigned worker, struct ipsf_aead_op *ops, unsigned n)
 {
 	struct ipsf_aead_key *expanded = ipsf_key_get(key, worker);
 
-	if (IPSF_UNLIKELY(!expanded))
-		ipsf_key_refuse(ops, n);
-	else
-		key->cache->engine->open(expanded, ops, n);
+	return IPSF_LIKELY(expanded) ? key->cache->engine->open(expanded, ops, n) : ipsf_key_refuse(ops, n);
 }
 
 #endif

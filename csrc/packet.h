@@ -49,7 +49,12 @@ struct ipsf_packet {
 	const struct ipsf_path *path; /* received: whence, valid until the port's next recv; sealed: whither, the SA's */
 	uint32_t length;              /* bytes at data */
 	uint16_t headroom, tailroom;  /* bytes free before and behind */
-	uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
+	union {
+		struct {
+			uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
+		};
+		uint32_t ports;       /* both at once, as they stand there */
+	};
 	uint16_t transport;           /* offset of the next layer's header, extension headers skipped */
 	uint16_t segment_size;        /* 0: one plain packet. A super-packet: inner, TCP or UDP payload bytes a segment; sealed, bytes
 				       * from one ESP datagram at data to the next (only the last may be shorter) */

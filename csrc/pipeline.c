@@ -54,41 +54,54 @@ static struct ipsf_selector selector_of(const struct ipsf_flow *flow, const uint
  * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, or once a worker that wants its own (RFC 9611 s6), until it is
  * answered or some seconds have passed.
  */
-static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, bool own, const struct ipsf_flow *flow)
+static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, bool own, const struct ipsf_packet *packet)
 {
 	_Atomic uint64_t *when = own ? &atomic_load(&child->lanes)->lane[p->worker].asked : &child->asked;
 	uint64_t asked = atomic_load(when);
+	struct ipsf_flow flow;
 	if (asked != 0 && p->now - asked < (own ? OWN_AGAIN : ACQUIRE_AGAIN))
 		return;
 	if (!atomic_compare_exchange_strong(when, &asked, p->now ? p->now : 1))
 		return; /* another worker did */
+	ipsf_flow_of(packet, &flow);
 	const struct ipsf_event event = {.kind = IPSF_EVENT_ACQUIRE, .reqid = child->reqid,
 					 .resource = (uint8_t)(own ? p->worker + 1 : 0),
-					 .source = selector_of(flow, flow->source, flow->source_port),
-					 .destination = selector_of(flow, flow->destination, flow->destination_port)};
+					 .source = selector_of(&flow, flow.source, flow.source_port),
+					 .destination = selector_of(&flow, flow.destination, flow.destination_port)};
 	if (!post(p, &event, NULL))
 		atomic_store(when, 0);
 }
 
 /* ---- outbound ---- */
 
-/* The child that the batch last asked for: neighbours mostly belong to one. No longer than a batch, for a rekey switches its SA. */
-struct last_child {
-	uint32_t reqid;
-	struct ipsf_sa_out *sa; /* NULL: none was asked for yet, or it had no SA */
+/*
+ * A batch on its way out. The child that it last asked for is remembered, for neighbours mostly belong to one; no longer than the
+ * batch, for a rekey switches its SA.
+ */
+struct choice {
+	const struct ipsf_spd *spd;
+	uint64_t generation;
+	const struct ipsf_children *children;
+	uint64_t reqid;         /* of the last child; NOBODY: none was asked for yet, or it had no SA */
+	struct ipsf_sa_out *sa; /* its active one */
+	unsigned decided;       /* packets that did not simply go the way of the one before */
+	unsigned segments;      /* not 0: there are super-packets */
+	bool marked;            /* some packets are dropped, or taken */
 };
 
+#define NOBODY UINT64_MAX /* no reqid: those have 32 bits */
+#define NO_SPI UINT64_MAX /* likewise */
+
 /* PROTECT: the child's active SA, the worker's own first (RFC 9611), or wait for one. What waits already goes first. */
-static void protect(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
-		    const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
+static void protect(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_decision *decision, struct ipsf_packet *packet)
 {
-	struct ipsf_child *child = ipsf_child_find(children, decision->reqid);
+	struct ipsf_child *child = ipsf_child_find(choice->children, decision->reqid);
 	struct ipsf_sa_out *sa = child ? ipsf_child_sa(child, p->worker) : NULL;
 	if (IPSF_LIKELY(sa && !ipsf_hold_has(&p->hold, decision->reqid))) {
-		packet->sa.out = sa;
-		*last = (struct last_child){decision->reqid, sa};
+		packet->sa.out = choice->sa = sa;
+		choice->reqid = decision->reqid;
 		if (IPSF_UNLIKELY(ipsf_child_wants_own(child, sa, p->worker)))
-			ask(p, child, true, flow);
+			ask(p, child, true, packet);
 		return;
 	}
 	if (!child || (!sa && !(decision->flags & IPSF_POLICY_HOLD))) {
@@ -96,44 +109,55 @@ static void protect(struct ipsf_pipeline *p, const struct ipsf_children *childre
 		return;
 	}
 	if (!sa)
-		ask(p, child, false, flow);
+		ask(p, child, false, packet);
 	packet->drop = ipsf_hold_add(&p->hold, child, packet) ? IPSF_TAKEN : IPSF_DROP_HOLD_FULL;
 }
 
 /* RFC 4301 s5.1: what the SPD says of the packet. */
-static void decide(struct ipsf_pipeline *p, const struct ipsf_children *children, const struct ipsf_flow *flow,
-		   const struct ipsf_decision *decision, struct last_child *last, struct ipsf_packet *packet)
+static void decide_anew(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_decision *decision, struct ipsf_packet *packet)
 {
+	choice->decided++;
 	packet->drop = decision->drop;
 	if (decision->action == IPSF_BYPASS)
 		packet->flags |= IPSF_PACKET_CLEAR;
-	else if (decision->drop != IPSF_DROP_NONE)
-		return;
-	else if (IPSF_LIKELY(last->sa && last->reqid == decision->reqid))
-		packet->sa.out = last->sa; /* nothing of this child waits: nothing did a moment ago, and it has an SA */
-	else
-		protect(p, children, flow, decision, last, packet);
+	else if (decision->drop == IPSF_DROP_NONE)
+		protect(p, choice, decision, packet);
+	choice->marked |= packet->drop != IPSF_DROP_NONE;
 }
 
-/* Every packet has its SA, or is marked. True: some are marked. */
-static bool choose(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
+/* Neighbours mostly belong to one child. Nothing of it waits: nothing did a moment ago, and it has an SA. */
+static inline void decide(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_decision *decision,
+			  struct ipsf_packet *packet)
 {
-	const struct ipsf_spd *spd = atomic_load_explicit(&p->published->spd, memory_order_acquire);
-	const struct ipsf_children *children = atomic_load_explicit(&p->published->children, memory_order_acquire);
-	const uint64_t generation = ipsf_spd_generation(spd);
-	struct last_child last = {0};
+	if (IPSF_LIKELY(decision->reqid == choice->reqid))
+		packet->sa.out = choice->sa;
+	else
+		decide_anew(p, choice, decision, packet);
+}
+
+/* A packet that is not read straight away. */
+static void choose_any(struct ipsf_pipeline *p, struct choice *choice, struct ipsf_packet *packet)
+{
 	struct ipsf_flow flow;
-	unsigned marked = 0;
+	if (ipsf_ip_parse_any(packet)) {
+		ipsf_flow_of(packet, &flow);
+		decide(p, choice, ipsf_flow_cache_lookup(p->flows, choice->spd, choice->generation, &flow), packet);
+	} else {
+		choice->marked = true;
+	}
+}
+
+/* Every packet has its SA, or is marked, or a BYPASS packet. */
+static void choose(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_batch *batch)
+{
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
-		if (IPSF_LIKELY(ipsf_ip_parse(packet))) {
-			ipsf_flow_of(packet, &flow);
-			const struct ipsf_decision decision = ipsf_flow_cache_lookup(p->flows, spd, generation, &flow);
-			decide(p, children, &flow, &decision, &last, packet);
-		}
-		marked |= packet->drop;
+		choice->segments |= packet->segments;
+		if (IPSF_LIKELY(ipsf_ip_parse_plain(packet)))
+			decide(p, choice, ipsf_flow_cache_lookup_plain(p->flows, choice->spd, choice->generation, packet), packet);
+		else
+			choose_any(p, choice, packet);
 	}
-	return marked;
 }
 
 /* Packets of one SA from the first on that one call seals: a super-packet alone, or those before the next. */
@@ -145,32 +169,55 @@ static unsigned sealed_at_once(struct ipsf_packet *const *packets, unsigned n)
 	return i;
 }
 
-static void seal_run(struct ipsf_pipeline *p, struct ipsf_pool *pool, struct ipsf_packet *const *packets, unsigned n)
+static unsigned seal_mixed(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, struct ipsf_pool *pool, struct ipsf_packet *const *packets,
+			   unsigned n)
 {
-	struct ipsf_sa_out *sa = packets[0]->sa.out;
 	unsigned notices = 0;
 	for (unsigned i = 0, some; i < n; i += some) {
 		some = sealed_at_once(packets + i, n - i);
 		notices |= packets[i]->segments ? ipsf_esp_segment(sa, p->worker, packets[i], pool, p->drops) :
 						  ipsf_esp_encap(sa, p->worker, packets + i, some);
 	}
+	return notices;
+}
+
+/* True: something was dropped. */
+static bool seal_run(struct ipsf_pipeline *p, const struct choice *choice, struct ipsf_pool *pool, struct ipsf_packet *const *packets,
+		     unsigned n)
+{
+	struct ipsf_sa_out *sa = packets[0]->sa.out;
+	const unsigned notices = choice->segments ? seal_mixed(p, sa, pool, packets, n) : ipsf_esp_encap(sa, p->worker, packets, n);
 	if (IPSF_LIKELY(notices == 0))
-		return;
+		return false;
 	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid};
 	atomic_fetch_and(&sa->told, ~report(p, notices, &event));
+	return notices & IPSF_NOTICE_DROPPED;
+}
+
+/* BYPASS packets have no SA. */
+static bool seal_runs(struct ipsf_pipeline *p, const struct choice *choice, const struct ipsf_batch *batch)
+{
+	struct ipsf_runs runs;
+	bool dropped = false;
+	ipsf_runs_begin(&runs, batch);
+	while (ipsf_runs_next(&runs))
+		if (runs.packet[0]->sa.out)
+			dropped |= seal_run(p, choice, batch->pool, runs.packet, runs.n);
+	return dropped;
 }
 
 void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
-	struct ipsf_runs runs;
-	if (choose(p, batch))
+	const struct ipsf_spd *spd = atomic_load_explicit(&p->published->spd, memory_order_acquire);
+	struct choice choice = {.spd = spd, .generation = ipsf_spd_generation(spd), .reqid = NOBODY,
+				.children = atomic_load_explicit(&p->published->children, memory_order_acquire)};
+	choose(p, &choice, batch);
+	if (IPSF_UNLIKELY(choice.marked))
 		ipsf_batch_sweep(batch, p->drops);
-	ipsf_runs_begin(&runs, batch);
-	while (ipsf_runs_next(&runs)) { /* BYPASS packets have no SA */
-		if (runs.packet[0]->sa.out)
-			seal_run(p, batch->pool, runs.packet, runs.n);
-	}
-	ipsf_batch_sweep(batch, p->drops);
+	const bool one_sa = choice.decided == 1 && choice.sa && !choice.marked;
+	const bool dropped = one_sa ? seal_run(p, &choice, batch->pool, batch->packet, batch->n) : seal_runs(p, &choice, batch);
+	if (IPSF_UNLIKELY(dropped))
+		ipsf_batch_sweep(batch, p->drops);
 }
 
 /* ---- inbound ---- */
@@ -260,12 +307,14 @@ static void give_headroom(struct ipsf_batch *batch, struct ipsf_packet *packet)
 	packet->tailroom = IPSF_TAILROOM;
 }
 
-static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, unsigned n)
+/* True: something was dropped. */
+static bool open_run(struct ipsf_pipeline *p, struct ipsf_packet *const *packets, unsigned n)
 {
+	struct ipsf_sa_in *sa = packets[0]->sa.in;
 	struct ipsf_path moved;
 	const unsigned notices = ipsf_esp_decap(sa, p->worker, packets, n, &moved);
 	if (IPSF_LIKELY(notices == 0))
-		return;
+		return false;
 	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid, .inbound = 1};
 	if (notices & IPSF_NOTICE_PEER_MOVED)
 		event.path = moved;
@@ -273,38 +322,56 @@ static void open_run(struct ipsf_pipeline *p, struct ipsf_sa_in *sa, struct ipsf
 	sa->told &= ~untold;
 	if (untold & IPSF_NOTICE_PEER_MOVED)
 		memset(&sa->home[1], 0, sizeof sa->home[1]);
+	return notices & IPSF_NOTICE_DROPPED;
+}
+
+static bool open_runs(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
+{
+	struct ipsf_runs runs;
+	bool dropped = false;
+	ipsf_runs_begin(&runs, batch);
+	while (ipsf_runs_next(&runs))
+		dropped |= open_run(p, runs.packet, runs.n);
+	return dropped;
 }
 
 /*
- * Every packet has its SA, or is marked. True: some are marked. Neighbours mostly belong to one SA: what begins with its SPI, which is
- * never 0, is its ESP, whatever carries it.
+ * Every packet that stays has its SA. Neighbours mostly belong to one SA: what begins with its SPI, which is never 0, is its ESP,
+ * whatever carries it. True: all belong to one.
  */
 static bool assign(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
 	struct ipsf_sa_in *last = NULL;
-	unsigned marked = 0;
+	uint64_t spi = NO_SPI;
+	bool transport = false;
+	unsigned classified = 0, marked = 0;
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
-		if (IPSF_LIKELY(last && packet->length >= IPSF_ESP_HEADER && ipsf_read32(packet->data) == last->spi)) {
+		if (IPSF_LIKELY(packet->length >= IPSF_ESP_HEADER && ipsf_read32(packet->data) == spi)) {
 			packet->sa.in = last;
 		} else {
+			classified++;
 			classify(p, packet);
-			last = packet->drop ? last : packet->sa.in;
+			marked |= packet->drop;
+			if (packet->drop)
+				continue;
+			last = packet->sa.in;
+			spi = last->spi;
+			transport = last->mode == IPSF_MODE_TRANSPORT;
 		}
-		if (!packet->drop && packet->sa.in->mode == IPSF_MODE_TRANSPORT)
+		if (IPSF_UNLIKELY(transport)) {
 			give_headroom(batch, packet);
-		marked |= packet->drop;
+			marked |= packet->drop;
+		}
 	}
-	return marked;
+	if (IPSF_UNLIKELY(marked))
+		ipsf_batch_sweep(batch, p->drops);
+	return classified == 1 && !marked;
 }
 
 void ipsf_inbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 {
-	struct ipsf_runs runs;
-	if (assign(p, batch))
+	const bool dropped = assign(p, batch) ? open_run(p, batch->packet, batch->n) : open_runs(p, batch);
+	if (IPSF_UNLIKELY(dropped))
 		ipsf_batch_sweep(batch, p->drops);
-	ipsf_runs_begin(&runs, batch);
-	while (ipsf_runs_next(&runs))
-		open_run(p, runs.packet[0]->sa.in, runs.packet, runs.n);
-	ipsf_batch_sweep(batch, p->drops);
 }

@@ -33,12 +33,13 @@ IPSF_MUST_CHECK int ipsf_replay_init(struct ipsf_replay *replay, uint32_t size, 
 /* RFC 4303 app. A2.2; 0 (never valid) for a number that would lie before the first 2^32. */
 static inline uint64_t ipsf_window_reconstruct(const struct ipsf_replay *replay, uint32_t low)
 {
+	if (IPSF_LIKELY(!replay->esn))
+		return low;
+
 	uint32_t window = replay->size ? replay->size : IPSF_REPLAY_MIN;
 	uint32_t top_low = (uint32_t)replay->top, high = (uint32_t)(replay->top >> 32);
 	uint32_t bottom = top_low - window + 1; /* modulo 2^32 */
 
-	if (!replay->esn)
-		return low;
 	if (top_low >= window - 1)              /* case A: the window lies within one subspace */
 		high += low < bottom;
 	else if (low >= bottom) {               /* case B: it reaches back into the one before */
@@ -56,9 +57,11 @@ static inline bool ipsf_window_seen(const struct ipsf_replay *replay, uint64_t s
 
 static inline bool ipsf_window_check(const struct ipsf_replay *replay, uint64_t sequence)
 {
+	if (IPSF_LIKELY(sequence > replay->top))
+		return true;
 	if (!sequence) /* the first packet has number 1 */
 		return false;
-	if (!replay->size || sequence > replay->top)
+	if (!replay->size)
 		return true;
 	return replay->top - sequence < replay->size && !ipsf_window_seen(replay, sequence);
 }
@@ -78,10 +81,10 @@ static inline void ipsf_window_advance(struct ipsf_replay *replay, uint64_t sequ
 
 static inline bool ipsf_window_update(struct ipsf_replay *replay, uint64_t sequence)
 {
-	if (!ipsf_window_check(replay, sequence))
-		return false;
-	if (sequence > replay->top)
+	if (IPSF_LIKELY(sequence > replay->top))
 		ipsf_window_advance(replay, sequence);
+	else if (!ipsf_window_check(replay, sequence))
+		return false;
 	replay->words[(sequence >> 6) & replay->word_mask] |= UINT64_C(1) << (sequence & 63);
 	return true;
 }

@@ -21,6 +21,7 @@ enum ipsf_notice {
 	IPSF_NOTICE_PEER_MOVED = 2u,
 	IPSF_NOTICE_SOFT_LIFETIME = 4u,
 	IPSF_NOTICE_HARD_LIFETIME = 8u,
+	IPSF_NOTICE_DROPPED = 16u, /* no event: some packets of the run are marked */
 };
 
 /* Most SAs never drop a packet: the counters are made with the first one. */

@@ -386,7 +386,7 @@ static struct ipsf_decision decide(const struct match *best, enum ipsf_ports por
 	decision.drop = IPSF_DROP_FRAGMENT;
 	if (ports == IPSF_PORTS_HIDDEN && best->rule->specific)
 		return decision;
-	decision.reqid = best->rule->reqid;
+	decision.reqid = best->rule->action == IPSF_PROTECT ? best->rule->reqid : 0;
 	decision.action = best->rule->action;
 	decision.flags = best->rule->flags;
 	decision.drop = best->rule->action == IPSF_DISCARD ? IPSF_DROP_POLICY_DISCARD : IPSF_DROP_NONE;

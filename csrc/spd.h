@@ -35,7 +35,7 @@ static_assert(sizeof(struct ipsf_flow) == 40, "a flow is five words");
 
 struct ipsf_decision {
 	int32_t index;  /* of the policy, -1: none matched */
-	uint32_t reqid; /* PROTECT */
+	uint32_t reqid; /* PROTECT, and nothing forbids it; else 0 */
 	uint8_t action; /* enum ipsf_action */
 	uint8_t flags;  /* IPSF_POLICY_HOLD */
 	uint8_t drop;   /* enum ipsf_drop: NO_POLICY, POLICY_DISCARD, FRAGMENT, or NONE */

@@ -425,10 +425,8 @@ static void ask_spd(struct ipsf_stage_bench *b)
 	fill(b);
 	parse(b);
 	uint64_t began = ipsf_ticks();
-	for (uint32_t i = 0; i < b->plain.n; i++) {
-		ipsf_flow_of(b->plain.packet[i], &flow);
-		b->sink += ipsf_flow_cache_lookup(b->pipeline.flows, spd, generation, &flow).index;
-	}
+	for (uint32_t i = 0; i < b->plain.n; i++)
+		b->sink += ipsf_flow_cache_lookup_plain(b->pipeline.flows, spd, generation, b->plain.packet[i])->index;
 	spend(b, IPSF_STAGE_SPD_HIT, began);
 	began = ipsf_ticks();
 	for (uint32_t i = 0; i < b->plain.n; i++) {

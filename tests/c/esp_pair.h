@@ -162,16 +162,27 @@ static inline size_t udp_packet(uint8_t *to, uint8_t version, bool gateways, siz
 	return length;
 }
 
-/* Parses and seals what stands in the slots; the notices. */
+/* That something was dropped is told when it is true; the other notices. */
+static inline unsigned without_drops(unsigned notices, struct ipsf_packet *const *packets, unsigned n)
+{
+	unsigned dropped = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		dropped |= packets[i]->drop;
+	CHECK(!(notices & IPSF_NOTICE_DROPPED) == !dropped);
+	return notices & (unsigned)~IPSF_NOTICE_DROPPED;
+}
+
+/* Parses and seals what stands in the slots; the notices, drops apart. */
 static inline unsigned slots_seal(struct pair *pair, struct slot *slots, unsigned n)
 {
-	struct ipsf_packet *packets[IPSF_BATCH_MAX];
+	struct ipsf_packet *packets[IPSF_BATCH_MAX] = {NULL};
 	unsigned ready = 0;
 
 	for (unsigned i = 0; i < n; i++)
 		if (ipsf_ip_parse(&slots[i].packet))
 			packets[ready++] = &slots[i].packet;
-	return ipsf_esp_encap(pair->out, 0, packets, ready);
+	return without_drops(ipsf_esp_encap(pair->out, 0, packets, ready), packets, ready);
 }
 
 /* ESP around any text, its trailer included, as a peer with the right key and no manners would send it. */
@@ -185,7 +196,7 @@ static inline void slot_forge(const struct pair *pair, struct slot *slot, const 
 	ipsf_write32(esp + 4, (uint32_t)sequence);
 	ipsf_write64(esp + 8, sequence);
 	memcpy(esp + IPSF_ESP_TEXT, text, length);
-	ipsf_esp_op(&op, pair->out->spi, sequence, pair->out->esn, pair->out->salt, esp + IPSF_ESP_HEADER);
+	ipsf_esp_op(&op, pair->out->spi, sequence, pair->out->esn, pair->out->salt, ipsf_read64(esp + IPSF_ESP_HEADER));
 	op.source = op.destination = esp + IPSF_ESP_TEXT;
 	op.length = (uint32_t)length;
 	op.icv = esp + IPSF_ESP_TEXT + length;
@@ -207,10 +218,10 @@ static inline size_t trailer(uint8_t *text, size_t length, unsigned pad, uint8_t
 	return length;
 }
 
-/* Opens what stands in the slots, as if it came by pair->path with its outer TOS; the notices. */
+/* Opens what stands in the slots, as if it came by pair->path with its outer TOS; the notices, drops apart. */
 static inline unsigned slots_open(struct pair *pair, struct slot *slots, unsigned n)
 {
-	struct ipsf_packet *packets[IPSF_BATCH_MAX];
+	struct ipsf_packet *packets[IPSF_BATCH_MAX] = {NULL};
 	unsigned ready = 0;
 
 	for (unsigned i = 0; i < n; i++) {
@@ -218,7 +229,7 @@ static inline unsigned slots_open(struct pair *pair, struct slot *slots, unsigne
 		if (!slots[i].packet.drop)
 			packets[ready++] = &slots[i].packet;
 	}
-	return ipsf_esp_decap(pair->in, 0, packets, ready, &pair->moved);
+	return without_drops(ipsf_esp_decap(pair->in, 0, packets, ready, &pair->moved), packets, ready);
 }
 
 #endif

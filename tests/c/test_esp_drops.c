@@ -287,11 +287,12 @@ static void refusing_key_clear(struct ipsf_aead_key *key)
 	(void)key;
 }
 
-static void refusing_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool refusing_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
 	(void)key;
 	for (unsigned i = 0; i < n; i++)
 		ops[i].ok = i % 2;
+	return false;
 }
 
 static void test_crypto(void)

@@ -98,12 +98,16 @@ static void plain_clear(struct ipsf_aead_key *key)
 	ipsf_wipe(key, sizeof *key);
 }
 
-static void plain_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
+static bool plain_seal(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, unsigned n)
 {
+	bool all = true;
+
 	for (unsigned i = 0; i < n; i++) {
 		memcpy(ops[i].icv, key->bytes, IPSF_ICV_SIZE);
 		ops[i].ok = memcmp(key->bytes, key->copies, sizeof key->bytes) == 0;
+		all &= ops[i].ok;
 	}
+	return all;
 }
 
 static const struct ipsf_aead_engine plain = {.name = "plain", .key_size = sizeof(struct ipsf_aead_key), .key_set = plain_set,

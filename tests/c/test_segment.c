@@ -182,7 +182,7 @@ static void too_long(uint64_t *seed)
 	struct ipsf_pool *small = pool;
 	pool = large;
 	struct ipsf_packet *packet = received();
-	CHECK(ipsf_esp_segment(pair.out, 0, packet, small, drops) == 0 && packet->drop == IPSF_DROP_TOO_LONG);
+	CHECK(ipsf_esp_segment(pair.out, 0, packet, small, drops) == IPSF_NOTICE_DROPPED && packet->drop == IPSF_DROP_TOO_LONG);
 	ipsf_batch_sweep(&batch, drops);
 	CHECK(drops[IPSF_DROP_TOO_LONG] == 64 && ipsf_sa_out_sequence(pair.out) == 0 && ipsf_pool_available(small) == 1);
 	ipsf_pool_free(small);
@@ -200,9 +200,9 @@ static void transport_refuses(uint64_t *seed)
 		super_make(seed, &super, 4, 6, 5000, 1000);
 	while (super.transport == 20);
 	between(&super, true);
-	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == 0 && batch.packet[0]->drop == IPSF_DROP_OPTIONS);
+	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == IPSF_NOTICE_DROPPED && batch.packet[0]->drop == IPSF_DROP_OPTIONS);
 	make(seed, 4, 6, 5, 1000, false);
-	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == 0 && batch.packet[1]->drop == IPSF_DROP_SELECTOR);
+	CHECK(ipsf_esp_segment(pair.out, 0, received(), pool, drops) == IPSF_NOTICE_DROPPED && batch.packet[1]->drop == IPSF_DROP_SELECTOR);
 	CHECK(ipsf_sa_dropped(&pair.out->drops, IPSF_DROP_SELECTOR) == 5);
 	ipsf_batch_sweep(&batch, drops);
 	pair_fini(&pair);
