@@ -95,7 +95,11 @@ class PostquantumKey:
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """One Child SA that the operator wants. Selectors None stand for swanctl's `dynamic`: the IKE address itself."""
+    """One Child SA that the operator wants. Selectors None stand for swanctl's `dynamic`: the IKE address itself.
+
+    `per_cpu_sas`: so many of the workers get Child SAs of their own beside the one for all (RFC 9611). None: every
+    worker, whose number the gateway puts in; the IKE core then has it for none.
+    """
 
     name: str
     local_ts: tuple[TrafficSelector | None, ...]
@@ -110,6 +114,7 @@ class ChildConfig:
     copy_df: bool = True
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
+    per_cpu_sas: int | None = 0
 
 
 class Fragmentation(StrEnum):

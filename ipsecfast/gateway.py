@@ -58,6 +58,7 @@ from ipsecfast.spd import resolve_selectors
 from ipsecfast.state import kept_state
 from ipsecfast.status import status_document
 from ipsecfast.steps import Steps
+from ipsecfast.threads import with_workers, worker_count
 
 DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
 EVENTS_AT_ONCE = 256
@@ -139,6 +140,7 @@ class Gateway:
         self, connection: ConnectionConfig, netlink: Netlink, addresses: tuple[IPAddress, ...]
     ) -> ConnectionConfig:
         peer = concrete_remote(connection)
+        connection = with_workers(connection, worker_count(self.config))
         return with_local_address(connection, addresses, netlink.path_to(peer, self.config.mark) if peer else None)
 
     # ---- life ----

@@ -19,6 +19,7 @@ connections[]     as configured, in the order of the file
                   not quantum-resistant, its Child SAs are
     established, rekey_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
+      resource    of several with the same selectors (RFC 9611): 0 that for all workers, i that of worker i - 1; or null
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
       outbound    registered, active, inactive (RFC 7296 s2.8)
       spi_in, spi_out                       8 hexadecimal digits
@@ -158,6 +159,7 @@ def _child_sa(child: ChildStatus, window: int, counted: Mapping[SaKey, Mapping[s
     return {
         "name": child.name,
         "reqid": child.reqid,
+        "resource": child.resource,
         "mode": child.mode,
         "state": child.state,
         "outbound": child.outbound_state,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
 
 from ipsecfast.config import GatewayConfig, PollMode
+from ipsecfast.configured import ConnectionConfig
 from ipsecfast.dataplane import DataPlane, Port, Worker
 from ipsecfast.errors import SetupError
 from ipsecfast.steps import Steps
@@ -25,6 +27,12 @@ def worker_count(config: GatewayConfig) -> int:
     if config.workers is not None:
         return config.workers
     return len(config.pin) if isinstance(config.pin, tuple) else min(AUTO_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def with_workers(connection: ConnectionConfig, count: int) -> ConnectionConfig:
+    """`per_cpu_sas = true` stands for one for each worker."""
+    children = (replace(c, per_cpu_sas=count) if c.per_cpu_sas is None else c for c in connection.children)
+    return replace(connection, children=tuple(children))
 
 
 def cpus_of(config: GatewayConfig, count: int) -> list[int | None]:

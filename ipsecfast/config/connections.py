@@ -30,6 +30,7 @@ CHILD_REKEY_TIME = 3600.0
 HARD_LIMIT_FACTOR = 1.1  # swanctl: life_time and over_time default to ten per cent beyond the rekeying
 DPD_DELAY = 30.0
 REPLAY_WINDOW = 2048
+NO_RESOURCES: int | None = 0  # no per-resource Child SAs
 MIN_REPLAY_WINDOW, MAX_REPLAY_WINDOW = 64, 65536
 
 
@@ -141,6 +142,7 @@ def _read_child(name: str, section: Section) -> ChildConfig:
         copy_df=section.take("copy_df", values.boolean, True),
         copy_ecn=section.take("copy_ecn", values.boolean, True),
         copy_dscp=section.take("copy_dscp", values.choice(CopyField), CopyField.OUT),
+        per_cpu_sas=section.take("per_cpu_sas", values.per_cpu_sas, NO_RESOURCES),
     )
     section.finish()
     return child

@@ -81,6 +81,16 @@ def integer(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
+def per_cpu_sas(value: object) -> int | None:
+    """0: none; None: one for each worker."""
+    if isinstance(value, bool):
+        return None if value else 0
+    if not isinstance(value, int) or not 1 <= value <= MAX_WORKERS:
+        ports = ' ("encap", a UDP port for each SA, is not to be had: SPIs tell workers apart)' * (value == "encap")
+        raise ValueError(f"expected true, false, or for how many workers: 1 to {MAX_WORKERS}{ports}")
+    return value
+
+
 def workers(value: object) -> int | None:
     """None: as many as CPUs."""
     if value == "auto":

@@ -51,7 +51,11 @@ class OutboundState(Enum):
 
 
 class ChildSa:
-    """One pair of ESP SAs. `initiator`: we began the exchange that made it; `nonces`: those of that exchange."""
+    """One pair of ESP SAs. `initiator`: we began the exchange that made it; `nonces`: those of that exchange.
+
+    `resource`: None where there is one such Child SA only; of several with the same selectors (RFC 9611) 0 is the one
+    that every worker may use, i that of worker i - 1.
+    """
 
     __slots__ = (
         "collision",
@@ -67,6 +71,7 @@ class ChildSa:
         "proposal",
         "quantum_resistant",
         "rekey_at",
+        "resource",
         "selectors",
         "state",
         "successor",
@@ -85,6 +90,7 @@ class ChildSa:
         initiator: bool,
         nonces: tuple[bytes, bytes],
         now: float,
+        resource: int | None = None,
     ) -> None:
         self.ike = ike
         self.config = config
@@ -95,6 +101,7 @@ class ChildSa:
         self.outbound = outbound
         self.initiator = initiator
         self.nonces = nonces
+        self.resource = resource
         self.state = ChildState.INSTALLED
         self.outbound_state = OutboundState.REGISTERED
         self.successor: ChildSa | None = None
@@ -117,6 +124,11 @@ class ChildSa:
     @property
     def reqid(self) -> int:
         return self.inbound.reqid
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Whose outbound traffic it carries: of which reqid, of all its workers (0) or of one."""
+        return self.reqid, self.resource or 0
 
     @property
     def live(self) -> bool:
@@ -144,9 +156,9 @@ class InboundSpis:
     """Our inbound ESP SPIs: the lowest free slot below, so that the SAD is indexed, not hashed; a lane above, by which
     the data plane divides SAs among its workers (csrc/steer.h); a random tag above that.
 
-    New SAs take the lanes in turn, a successor has its predecessor's: packets of a flow stay in order while its SA is
-    rekeyed. A slot's tag and lane differ from its last ones: ESP for the SA before meets an SPI that does not exist,
-    not another key.
+    New SAs take the lanes in turn, that of one worker (RFC 9611) its own lane, a successor its predecessor's: packets
+    of a flow stay in order while its SA is rekeyed. A slot's tag and lane differ from its last ones: ESP for the SA
+    before meets an SPI that does not exist, not another key.
     """
 
     __slots__ = ("_free", "_lane", "_next", "_random", "_tags", "_used")
@@ -159,15 +171,18 @@ class InboundSpis:
         self._tags: dict[int, int] = {}
         self._used: set[int] = set()
 
-    def allocate(self, predecessor: int | None = None) -> int | None:
-        """A new SPI, or None when all slots are taken. `predecessor` is the SPI of the SA that is rekeyed."""
+    def allocate(self, predecessor: int | None = None, *, worker: int | None = None) -> int | None:
+        """A new SPI, or None when all slots are taken. `predecessor` is the SPI of the SA that is rekeyed, `worker` the
+        one that is to own the new one."""
         if not self._free and self._next > SLOT_MASK:
             return None
         if self._free:
             slot = heapq.heappop(self._free)
         else:
             slot, self._next = self._next, self._next + 1
-        if predecessor is None:
+        if worker is not None:
+            lane = worker % LANES
+        elif predecessor is None:
             lane, self._lane = self._lane, (self._lane + 1) % LANES
         else:
             lane = (predecessor >> SLOT_BITS) % LANES
@@ -187,13 +202,19 @@ class InboundSpis:
 
 
 class ChildTable:
-    """All Child SAs of the endpoint by inbound SPI, and of each reqid the one that carries outbound traffic."""
+    """All Child SAs of the endpoint by inbound SPI, and of each place the one that carries outbound traffic.
+
+    Of per-resource ones (RFC 9611) `asked` are the places for which our own requests wait or, True, are under way,
+    `crowded` the reqids of which the peer wants no more.
+    """
 
     def __init__(self, emit: Callable[[Action], None], random: Callable[[int], bytes]) -> None:
         self._emit = emit
         self.spis = InboundSpis(random)
         self.by_spi: dict[int, ChildSa] = {}
-        self._active: dict[int, ChildSa] = {}
+        self.asked: dict[tuple[int, int], bool] = {}
+        self.crowded: set[int] = set()
+        self._active: dict[tuple[int, int], ChildSa] = {}
         self._of_reqid: dict[int, list[ChildSa]] = {}
 
     def of_reqid(self, reqid: int) -> Iterator[ChildSa]:
@@ -201,7 +222,12 @@ class ChildTable:
         return iter(tuple(self._of_reqid.get(reqid, ())))
 
     def active(self, reqid: int) -> ChildSa | None:
-        return self._active.get(reqid)
+        """The one for all workers."""
+        return self._active.get((reqid, 0))
+
+    def occupied(self, reqid: int, resource: int) -> bool:
+        """There is a Child SA at this place, in use yet or not."""
+        return any(c.live and c.place == (reqid, resource) for c in self.of_reqid(reqid))
 
     def find(self, reqid: int, spi: int, inbound: bool) -> ChildSa | None:
         """The pair that has this SPI in this direction; outbound SPIs are the peers' choice, unique with reqid."""
@@ -224,31 +250,31 @@ class ChildTable:
             timers.set(child, Timer.EXPIRE, child.expires_at)
 
     def activate(self, child: ChildSa) -> None:
-        """Outbound traffic of the reqid leaves through this pair from now on."""
-        if self._active.get(child.reqid) is not child:
+        """Outbound traffic of its place leaves through this pair from now on."""
+        if self._active.get(child.place) is not child:
             self._emit(ActivateOutbound(child.reqid, child.spi_out))
             self._make_active(child)
 
     def _make_active(self, child: ChildSa) -> None:
-        before = self._active.get(child.reqid)
+        before = self._active.get(child.place)
         if before is not None and before is not child:
             before.outbound_state = OutboundState.INACTIVE
-        self._active[child.reqid] = child
+        self._active[child.place] = child
         child.outbound_state = OutboundState.ACTIVE
 
     def close(self, child: ChildSa, now: float, *, linger: float = 0.0) -> None:
-        """The pair's DELETE is done. Its traffic goes on over another live pair of the reqid where there is one; only
+        """The pair's DELETE is done. Its traffic goes on over another live pair of its place where there is one; only
         then its inbound SA lingers, because without one the outbound half must not stay in use either."""
         if child.state == ChildState.CLOSED:
             return
         child.state = ChildState.CLOSED
         timers = child.ike.context.timers
         timers.clear_all(child)
-        if self._active.get(child.reqid) in (child, None):  # None: not even the first one was ACTIVE yet
-            others = [c for c in self.of_reqid(child.reqid) if c.live]
+        if self._active.get(child.place) in (child, None):  # None: not even the first one was ACTIVE yet
+            others = [c for c in self.of_reqid(child.reqid) if c.live and c.place == child.place]
             if others:
                 self.activate(others[-1])
-        if linger and self._active.get(child.reqid) is not child:
+        if linger and self._active.get(child.place) is not child:
             timers.set(child, Timer.LINGER, now + linger)
         else:
             self.remove(child)
@@ -260,8 +286,9 @@ class ChildTable:
         siblings.remove(child)
         if not siblings:
             del self._of_reqid[child.reqid]
-        if self._active.get(child.reqid) is child:
-            del self._active[child.reqid]
+            self.crowded.discard(child.reqid)
+        if self._active.get(child.place) is child:
+            del self._active[child.place]
         self.spis.release(child.spi_in)
         self._emit(RemoveSa(child.reqid, child.spi_in, child.spi_out))
 

@@ -187,7 +187,7 @@ class Connection:
     def child_closed(self, child: ChildSa, cause: Cause, now: float) -> None:
         """`close_action`, `dpd_action`; a child with start_action = start that ran out is made anew."""
         config = child.config
-        if any(sa.has_child(config) for sa in self.ike_sas()):
+        if child.resource or any(sa.has_child(config) for sa in self.ike_sas()):
             return
         match cause:
             case Cause.PEER_DELETED | Cause.PROTOCOL:
@@ -273,7 +273,7 @@ class Connection:
         if child is not None:
             self.waiting.pop(child, None)
             pairs = [(sa, c) for sa in sas for c in sa.children.values() if c.config.name == child and c.live]
-            for sa, found in pairs:
+            for sa, found in sorted(pairs, key=lambda pair: not pair[1].resource):  # the one for all workers at last
                 sa.delete_child(found, Cause.OPERATOR, now)
             return len(pairs)
         self.context.timers.clear(self, Timer.CONNECT)

@@ -154,6 +154,7 @@ class NotifyType(IntEnum):
     INVALID_GROUP_ID = 45
     AUTHORIZATION_FAILED = 46
     STATE_NOT_FOUND = 47
+    TS_MAX_QUEUE = 48
 
     INITIAL_CONTACT = 16384
     SET_WINDOW_SIZE = 16385
@@ -214,6 +215,7 @@ class NotifyType(IntEnum):
     IP6_ALLOWED = 16440
     ADDITIONAL_KEY_EXCHANGE = 16441
     USE_AGGFRAG = 16442
+    SA_RESOURCE_INFO = 16444
     USE_PPK_INT = 16445
     PPK_IDENTITY_KEY = 16446
 
@@ -512,6 +514,13 @@ class StateNotFound(NotifyError):
 
     notify_type = NotifyType.STATE_NOT_FOUND
     meaning = "the additional key exchange belongs to no exchange that is under way"
+
+
+class TsMaxQueue(NotifyError):
+    """RFC 9611 s5.2: no more Child SAs with these selectors for the time being; those that there are stay."""
+
+    notify_type = NotifyType.TS_MAX_QUEUE
+    meaning = "there are as many per-resource Child SAs with these selectors as the gateway wants"
 
 
 ERRORS: MappingProxyType[int, type[NotifyError]] = MappingProxyType(

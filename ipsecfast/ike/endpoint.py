@@ -34,6 +34,7 @@ from ipsecfast.ike.constants import (
 )
 from ipsecfast.ike.context import Context, Outcome, Settings
 from ipsecfast.ike.diagnosis import other_version, unknown_addresses
+from ipsecfast.ike.exchange import resource_child
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
@@ -332,6 +333,8 @@ class IkeEndpoint:
         match event:
             case IkeDatagram(path, data):
                 self.receive_datagram(data, path, now)
+            case Acquire(resource=resource) if resource:
+                resource_child.acquire(self.context, event, now)
             case Acquire(reqid):
                 self._acquire(event, reqid, now)
             case SoftLifetime(reqid, spi, inbound):

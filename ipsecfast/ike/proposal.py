@@ -328,6 +328,14 @@ def without_ke(proposal: Proposal) -> Proposal:
     return replace(proposal, transforms=tuple(t for t in proposal.transforms if t.type not in _KEY_EXCHANGES))
 
 
+def restricted(proposal: Proposal, model: Proposal) -> Proposal | None:
+    """The proposal with no other algorithms than the chosen ones of `model`, its key exchanges apart; None: it lacks
+    one of them."""
+    same = without_ke(model).transforms
+    left = tuple(t for t in proposal.transforms if t.type in _KEY_EXCHANGES or t in same)
+    return replace(proposal, transforms=left) if set(same) <= set(left) else None
+
+
 def without_additional(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
     """What of the proposals a peer can take that has no exchange for additional keys (RFC 9370 s2.2.2): those that
     have no such key exchange, or NONE to choose."""

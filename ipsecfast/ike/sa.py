@@ -376,7 +376,7 @@ class IkeSa(Channel):
         return next((c for c in (*self.children.values(), *before.values()) if c.spi_out == spi), None)
 
     def has_child(self, config: ChildConfig) -> bool:
-        return any(c.config is config and c.live for c in self.children.values())
+        return any(c.config is config and c.live and not c.resource for c in self.children.values())
 
     def negotiates(self, config: ChildConfig) -> bool:
         """A new Child SA of this configuration is on its way."""

@@ -19,6 +19,7 @@ class ChildStatus:
 
     name: str
     reqid: int
+    resource: int | None
     state: str
     outbound_state: str
     spi_in: int
@@ -133,6 +134,7 @@ def child_status(child: ChildSa, now: float) -> ChildStatus:
     return ChildStatus(
         name=child.config.name,
         reqid=child.reqid,
+        resource=child.resource,
         state=child.state.value,
         outbound_state=child.outbound_state.value,
         spi_in=child.spi_in,

@@ -61,6 +61,7 @@ replay_window = 64
 copy_df = false
 copy_ecn = false
 copy_dscp = "yes"
+per_cpu_sas = 3
 
 [connections.site-b.children.host]
 mode = "transport"
@@ -141,6 +142,7 @@ def test_child(good: GatewayConfig) -> None:
     assert (net.lifetime.rekey_bytes, net.lifetime.life_bytes) == (10 << 30, 11 << 30)
     assert (net.lifetime.rekey_packets, net.lifetime.life_packets) == (1_000_000, 1_100_000)
     assert (net.replay_window, net.copy_df, net.copy_ecn, net.copy_dscp) == (64, False, False, CopyField.YES)
+    assert (net.per_cpu_sas, host.per_cpu_sas) == (3, 0)
     assert (host.mode, host.local_ts, host.remote_ts) == (Mode.TRANSPORT, (None,), (None,))
     assert TransformType.ESN in {transform.type for transform in host.esp_proposals[0].transforms}
 
@@ -287,21 +289,23 @@ BROKEN = [
     ('rekey_bytes = "10G"', 'rekey_bytes = "10X"', "connections.site-b.children.net.rekey_bytes", 36, '"10G"'),
     ("replay_window = 64", "replay_window = 32", "connections.site-b.children.net.replay_window", 39, "64 to 65536"),
     ('copy_dscp = "yes"', 'copy_dscp = "maybe"', "connections.site-b.children.net.copy_dscp", 42, "yes, no, in, out"),
-    ('mode = "transport"', 'mode = "beet"', "connections.site-b.children.host.mode", 45, "tunnel, transport"),
+    ("per_cpu_sas = 3", "per_cpu_sas = 0", "connections.site-b.children.net.per_cpu_sas", 43, "true, false, or"),
+    ("per_cpu_sas = 3", 'per_cpu_sas = "encap"', "connections.site-b.children.net.per_cpu_sas", 43, "SPIs tell"),
+    ('mode = "transport"', 'mode = "beet"', "connections.site-b.children.host.mode", 46, "tunnel, transport"),
     (
         'mode = "transport"',
         'mode = "transport"\nlocal_ts = "10.1.0.0/24"',
         "connections.site-b.children.host.local_ts",
-        46,
+        47,
         "protects the IKE addresses",
     ),
-    ('action = "bypass"', 'action = "protect"', "policies[0].action", 48, "bypass, discard"),
-    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 47, "missing"),
+    ('action = "bypass"', 'action = "protect"', "policies[0].action", 49, "bypass, discard"),
+    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 48, "missing"),
     (
         '"10.1.0.0/24[tcp/22]"',
         '"10.1.0.0/24[tcp/22]"\ndestination = "::/0"',
         "policies[0].destination",
-        50,
+        51,
         "address family",
     ),
 ]

@@ -52,9 +52,13 @@ class ChildExchange(KeyedExchange):
         packet: Acquire | None = None,
         single: bool = False,
         old: ChildSa | None = None,
+        beside: ChildSa | None = None,
+        resource: int = 0,
     ) -> Sequence[Payload] | None:
         """`before`, then the offer. None when no SPI is free."""
-        self.offer = ChildOffer.make(sa, self.child, ke=True, packet=packet, single=single, old=old)
+        self.offer = ChildOffer.make(
+            sa, self.child, ke=True, packet=packet, single=single, old=old, beside=beside, resource=resource
+        )
         if self.offer is None:
             sa.child_refused(self.child, "all inbound SPIs are in use", now)
             return None

@@ -20,6 +20,7 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
     TemporaryFailure,
+    TsMaxQueue,
     TsUnacceptable,
 )
 from ipsecfast.ike.diagnosis import refused_child
@@ -29,6 +30,15 @@ from ipsecfast.ike.message import Message
 from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import NotifyPayload, Payload, SaPayload, TsPayload
 from ipsecfast.ike.proposal import accept_answer, proposal_text, select, without_ke
+from ipsecfast.ike.resources import (
+    accepted_resource,
+    allocate_spi,
+    choose_resource,
+    fallback,
+    proposals_beside,
+    resource_notify,
+    wanted_resources,
+)
 from ipsecfast.ike.selectors import (
     SelectorPair,
     choose_child,
@@ -56,11 +66,13 @@ class ChildTerms:
     spi_in: int
     spi_out: int
     reqid: int
+    resource: int | None = None  # as of ChildSa
 
 
 @dataclass(frozen=True, slots=True)
 class ChildOffer:
-    """What we propose. `ke` False: without key exchange, as the Child SA of IKE_AUTH (s1.2)."""
+    """What we propose. `ke` False: without key exchange, as the Child SA of IKE_AUTH (s1.2). `resource` as of ChildSa;
+    what `succeeds` another one keeps it whatever the peer says (RFC 9611 s3)."""
 
     config: ChildConfig
     proposals: tuple[Proposal, ...]
@@ -68,6 +80,8 @@ class ChildOffer:
     spi: int
     reqid: int
     ke: bool
+    resource: int | None = None
+    succeeds: bool = False
 
     @classmethod
     def make(
@@ -79,13 +93,18 @@ class ChildOffer:
         packet: Acquire | None = None,
         single: bool = False,
         old: ChildSa | None = None,
+        beside: ChildSa | None = None,
+        resource: int = 0,
     ) -> ChildOffer | None:
         """For a configured child, or for the successor of `old` (its selectors: s2.9.2). None: no SPI is free.
-        `single`: only the selectors of `packet`, after SINGLE_PAIR_REQUIRED (s2.9)."""
-        spi = sa.context.children.spis.allocate(old.spi_in if old else None)
+        `single`: only the selectors of `packet`, after SINGLE_PAIR_REQUIRED (s2.9). `beside` is the Child SA for all
+        workers that the one of `resource` joins."""
+        like = old or beside
+        place = old.resource if old else resource if config.per_cpu_sas else None
+        spi = allocate_spi(sa, place, old)
         if spi is None:
             return None
-        selectors = old.selectors if old else resolve_pair(config, sa.path.local, sa.path.remote)
+        selectors = like.selectors if like else resolve_pair(config, sa.path.local, sa.path.remote)
         if packet is not None:
             local = packet_first(packet.source, selectors.local)
             selectors = SelectorPair(local, packet_first(packet.destination, selectors.remote))
@@ -93,15 +112,17 @@ class ChildOffer:
             selectors = SelectorPair(selectors.local[:1], selectors.remote[:1])
         wire_spi = spi.to_bytes(ESP_SPI_LENGTH, "big")
         proposals = tuple(
-            replace(p if ke else without_ke(p), spi=wire_spi, number=n) for n, p in enumerate(config.esp_proposals, 1)
+            replace(p if ke else without_ke(p), spi=wire_spi, number=n)
+            for n, p in enumerate(proposals_beside(config.esp_proposals, beside), 1)
         )
-        reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
-        return cls(config, proposals, selectors, spi, reqid, ke)
+        reqid = like.reqid if like else sa.connection.reqid(config.name, sa.remote_id)
+        return cls(config, proposals, selectors, spi, reqid, ke, place, old is not None)
 
     def payloads(self, *between: Payload) -> tuple[Payload, ...]:
-        """[N(USE_TRANSPORT_MODE)], SA, `between`, TSi, TSr."""
+        """[N(USE_TRANSPORT_MODE)], [N(SA_RESOURCE_INFO)], SA, `between`, TSi, TSr."""
         return (
             *_mode_notify(self.config.mode),
+            *resource_notify(self.resource),
             SaPayload(self.proposals),
             *between,
             TsPayload(PayloadType.TSi, self.selectors.local),
@@ -122,8 +143,11 @@ class ChildOffer:
         selectors = SelectorPair(local, remote)
         if not within(selectors, self.selectors):
             raise TsUnacceptable(f"the peer answered with selectors {selectors} that are not in our {self.selectors}")
+        resource = self.resource if self.succeeds else accepted_resource(self.resource, message)
+        if resource and not self.succeeds and selectors != self.selectors:
+            raise TsMaxQueue(f"the peer narrows a per-resource Child SA to {selectors}")
         spi_out = outbound_spi(sa, proposal, self.reqid)
-        return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid)
+        return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid, resource)
 
     def refusal(self, code: int) -> Mismatch | None:
         """What the peer's error is about."""
@@ -142,6 +166,7 @@ class ChildRequest:
     mode: Mode
     selectors: SelectorPair
     as_sent: SelectorPair
+    resource_info: bool  # it may be one of several with these selectors (RFC 9611)
 
     @classmethod
     def parse(cls, sa: IkeSa, message: Message) -> ChildRequest:
@@ -156,7 +181,8 @@ class ChildRequest:
         if transport and sa.local_nat:
             selectors = SelectorPair(with_address(selectors.local, sa.path.local), selectors.remote)
         mode = Mode.TRANSPORT if transport else Mode.TUNNEL
-        return cls(require(message, SaPayload).proposals, mode, selectors, as_sent)
+        resource_info = message.notify(NotifyType.SA_RESOURCE_INFO) is not None
+        return cls(require(message, SaPayload).proposals, mode, selectors, as_sent, resource_info)
 
 
 def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = None) -> ChildTerms:
@@ -165,16 +191,20 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     Raises:
         TsUnacceptable, NoProposalChosen: the text says what both sides want.
         NoAdditionalSas: every inbound SPI is in use.
+        TsMaxQueue: there are enough Child SAs with these selectors (RFC 9611).
     """
     config, selectors = _choose(sa, request, old)
     sa.connection.claims.check(sa.remote_id, selectors)
-    proposal = select(request.proposals, config.esp_proposals, ignore_ke=not ke)
     reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
+    beside = fallback(sa, reqid, selectors) if request.resource_info and not old else None
+    resource = old.resource if old else choose_resource(sa, config, beside) if request.resource_info else None
+    ours = proposals_beside(config.esp_proposals, beside)
+    proposal = select(request.proposals, ours, ignore_ke=not ke)
     spi_out = outbound_spi(sa, proposal, reqid)
-    spi_in = sa.context.children.spis.allocate(old.spi_in if old else None)
+    spi_in = allocate_spi(sa, resource, old)
     if spi_in is None:
         raise NoAdditionalSas("all inbound SPIs are in use")
-    return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid)
+    return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid, resource)
 
 
 def _choose(sa: IkeSa, request: ChildRequest, old: ChildSa | None) -> tuple[ChildConfig, SelectorPair]:
@@ -215,7 +245,8 @@ def _configured_text(sa: IkeSa, children: Sequence[ChildConfig]) -> str:
 
 
 def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload) -> tuple[Payload, ...]:
-    """[N(USE_TRANSPORT_MODE)], SA, `between`, TSi, TSr: the choice in the peer's own addresses (s2.23.1)."""
+    """[N(USE_TRANSPORT_MODE)], [N(SA_RESOURCE_INFO)], SA, `between`, TSi, TSr: the choice in the peer's own addresses
+    (s2.23.1)."""
     proposal = replace(terms.proposal, spi=terms.spi_in.to_bytes(ESP_SPI_LENGTH, "big"))
     remote, local = terms.selectors.remote, terms.selectors.local
     if request.selectors != request.as_sent:
@@ -223,6 +254,7 @@ def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload)
         local = with_address(local, request.as_sent.local[0].start)
     return (
         *_mode_notify(terms.config.mode),
+        *resource_notify(terms.resource),
         SaPayload((proposal,)),
         *between,
         TsPayload(PayloadType.TSi, remote),
@@ -271,6 +303,7 @@ def build_child(
         initiator=initiator,
         nonces=nonces,
         now=now,
+        resource=terms.resource,
     )
     sa.children[terms.spi_in] = child
     return child
@@ -298,6 +331,8 @@ def _params(sa: IkeSa, terms: ChildTerms, encryption: int, spi: int, key: bytes)
         copy_df=config.copy_df,
         copy_ecn=config.copy_ecn,
         copy_dscp=config.copy_dscp,
+        resource=terms.resource or 0,
+        resources=wanted_resources(config) if terms.resource == 0 else 0,
     )
 
 

@@ -84,7 +84,8 @@ def resolve_twins(sa: IkeSa, child: ChildSa, now: float) -> None:
     that made it; both ends see the same four nonces, so they agree whenever each of them looks."""
     for twin in tuple(sa.children.values()):
         same = twin.config is child.config and twin.selectors == child.selectors and twin.live
-        if same and twin.initiator != child.initiator:
+        several = child.resource or twin.resource  # RFC 9611 s4: both may make some at once
+        if same and twin.initiator != child.initiator and not several:
             loser = min(child, twin, key=lambda c: min(c.nonces))
             if loser.initiator:
                 sa.start(DeleteChild(loser, Cause.DUPLICATE), now)

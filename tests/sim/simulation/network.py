@@ -106,8 +106,10 @@ class Network:
 
     def _traffic_once(self) -> None:
         for gateway in self.gateways.values():
-            for reqid in tuple(gateway.dataplane.active):
-                gateway.dataplane.send(reqid)
+            plane = gateway.dataplane
+            for reqid in tuple(plane.active):
+                for worker in range(plane.workers(reqid)):
+                    plane.send(reqid, worker)
 
     # -- the links -----------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class DataPlane:
         self.inbound: dict[int, SaParams] = {}
         self.outbound: dict[int, dict[int, SaParams]] = {}
         self.active: dict[int, int] = {}
+        self.own: dict[tuple[int, int], int] = {}  # RFC 9611: of (reqid, worker)
+        self.asked: set[tuple[int, int]] = set()
         self.traps: set[int] = set()
         self.held: Counter[int] = Counter()
         self.released: Counter[int] = Counter()
@@ -65,8 +67,13 @@ class DataPlane:
 
     def activate(self, reqid: int, spi: int) -> None:
         assert spi in self.outbound[reqid], "an outbound SA was activated before it was installed"
-        if len(self.outbound[reqid]) > 1:  # of a first Child SA the responder can't know whether its answer arrived
-            self.gateway.network.keys.activated(self.gateway.name, self.outbound[reqid][spi])
+        params = self.outbound[reqid][spi]
+        predecessors = [p for p in self.outbound[reqid].values() if p.resource == params.resource and p is not params]
+        if predecessors:  # of a first Child SA the responder can't know whether its answer arrived
+            self.gateway.network.keys.activated(self.gateway.name, params)
+        if params.resource:
+            self.own[reqid, params.resource - 1] = spi
+            return
         self.active[reqid] = spi
         for _ in range(self.held.pop(reqid, 0)):
             self.send(reqid)
@@ -77,6 +84,8 @@ class DataPlane:
         self.seen.discard(action.inbound_spi)
         if self.active.get(action.reqid) == action.outbound_spi:
             del self.active[action.reqid]
+        gone = action.reqid, action.outbound_spi
+        self.own = {place: spi for place, spi in self.own.items() if (place[0], spi) != gone}
         if not self.outbound[action.reqid] and action.reqid not in self.traps:  # its selectors leave the SPD
             self.released[action.reqid] += self.held.pop(action.reqid, 0)
 
@@ -85,9 +94,22 @@ class DataPlane:
         table = self.outbound[action.reqid]
         table[action.outbound_spi] = replace(table[action.outbound_spi], path=action.path)
 
-    def send(self, reqid: int) -> None:
+    def workers(self, reqid: int) -> int:
+        """How many of them carry packets of this reqid."""
+        return max(1, self.outbound[reqid][self.active[reqid]].resources)
+
+    def _choose(self, reqid: int, worker: int) -> int | None:
+        """The worker's own outbound SA, or that of all: then it asks for its own, once."""
+        spi = self.own.get((reqid, worker), self.active.get(reqid))
+        place = reqid, worker + 1
+        if spi is not None and worker < self.outbound[reqid][spi].resources and place not in self.asked:
+            self.asked.add(place)
+            self.gateway.event(Acquire(reqid, *self.gateway.packet_selectors(reqid), worker + 1))
+        return spi
+
+    def send(self, reqid: int, worker: int = 0) -> None:
         """One packet of the host behind this gateway."""
-        spi = self.active.get(reqid)
+        spi = self._choose(reqid, worker)
         if spi is None:
             self._without_sa(reqid)
             return
