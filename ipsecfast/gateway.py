@@ -30,6 +30,7 @@ from ipsecfast.forwarding import Forwarding
 from ipsecfast.ike.actions import (
     Action,
     ActivateOutbound,
+    Compute,
     InstallSa,
     InstallTrap,
     MovePeer,
@@ -59,6 +60,7 @@ from ipsecfast.state import kept_state
 from ipsecfast.status import status_document
 from ipsecfast.steps import Steps
 from ipsecfast.threads import with_workers, worker_count
+from ipsecfast.workshop import Workshop
 
 DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
 EVENTS_AT_ONCE = 256
@@ -128,6 +130,7 @@ class Gateway:
             self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), lasting=lasting
         )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
+        self._workshop = Workshop(self._on_result)
         self._limiter = NotifyLimiter()
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}
@@ -177,6 +180,7 @@ class Gateway:
         if self._forwarding.has_rings:
             self._watch_network()
         self._steps.add("timers", self._stop_timers)
+        self._steps.add("work", self._workshop.close)
         self._tick()
         self._endpoint.start(self._now())
         self._drain()
@@ -291,6 +295,10 @@ class Gateway:
                 self._endpoint.handle_data_plane(event, self._now())
         self._drain()
 
+    def _on_result(self, job: int, result: object) -> None:
+        self._endpoint.handle_result(job, result, self._now())
+        self._drain()
+
     def _on_timeout(self) -> None:
         self._timer = None
         self._endpoint.handle_timeout(self._now())
@@ -361,6 +369,8 @@ class Gateway:
                 task = self._loop.create_task(self._resolve(action))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            case Compute():
+                self._workshop.submit(action)
             case Notify():
                 self._notify(action)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -90,6 +91,17 @@ class ResolveName:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """Call `call` in a thread, or in a process where it `holds_interpreter`, and give what it returns, or the exception
+    that it raises, to `IkeEndpoint.handle_result` under the number `job`. What is `urgent` goes before what is not."""
+
+    job: int
+    call: Callable[[], object] = field(repr=False)
+    urgent: bool
+    holds_interpreter: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Something a person wants to know. `event` is a stable word, `message` the sentence, `level` logging's.
 
@@ -106,5 +118,14 @@ class Notify:
 
 
 Action: TypeAlias = (
-    Transmit | InstallSa | ActivateOutbound | RemoveSa | MovePeer | InstallTrap | ReleaseHeld | ResolveName | Notify
+    Transmit
+    | InstallSa
+    | ActivateOutbound
+    | RemoveSa
+    | MovePeer
+    | InstallTrap
+    | ReleaseHeld
+    | ResolveName
+    | Compute
+    | Notify
 )

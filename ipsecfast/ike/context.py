@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Action, Notify
 from ipsecfast.ike.child import ChildTable, Reqids
 from ipsecfast.ike.constants import SPI_LENGTH
+from ipsecfast.ike.jobs import Jobs
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import ZERO_SPI
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
 
 if TYPE_CHECKING:
@@ -21,28 +22,6 @@ if TYPE_CHECKING:
 
 NONCE_LENGTH = 32  # RFC 7296 s2.10: at least half the key size of the PRF
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # the levels of `logging`
-
-
-class Outcome(StrEnum):
-    """What became of one datagram. Each is also the name of a counter; together they are all that was received."""
-
-    PROCESSED = "processed"
-    DUPLICATE = "duplicates"
-    ANSWERED_ERROR = "answered with an error"
-    FAILED_RESPONSE = "unusable responses"
-    COOKIE_SENT = "cookies sent"
-    HALF_OPEN_REFUSED = "half-open refused"
-    NO_CONNECTION = "no connection for the addresses"
-    REDIRECTED = "redirected"
-    KEEPALIVE = "keepalives received"
-    MALFORMED = "malformed"
-    VERSION = "unsupported major version"
-    UNKNOWN_SPI = "unknown IKE SPI"
-    INTEGRITY = "integrity failures"
-    FRAGMENT = "fragments kept"
-    OUT_OF_WINDOW = "outside the window"
-    REFUSED = "not allowed in this state"
-    UNPROTECTED = "unprotected notifies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +32,8 @@ class Settings:
     cookie_threshold: int = 32  # half-open IKE SAs from which on a cookie is asked for (s2.6)
     half_open_limit: int = 1000
     half_open_timeout: float = 30.0
+    offload_from: float = 0.0005  # seconds of computing from which on it leaves the core; less costs less than the way
+    half_open_work: int = 32  # computations for half-open IKE SAs that wait at most, before new ones are turned away
     # Octets of the longest IP packet of a fragmented message, by IP version: what every path takes (RFC 7383 s2.5.1
     # asks for 576 over IPv4; no path that carries ESP is that narrow, and the fewer fragments, the fewer get lost).
     fragment_size: Mapping[int, int] = field(default_factory=lambda: {4: 1280, 6: 1280})
@@ -90,6 +71,7 @@ class Context:
         self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
         self.half_open: set[IkeSa] = set()
+        self.jobs = Jobs(self)
         self._actions: list[Action] = []
         self._complaints = Bucket(settings.complaints)
         self._unprotected = Bucket(settings.unprotected)
@@ -98,6 +80,12 @@ class Context:
         """Nothing is left of a closed IKE SA."""
         self.ike_sas.pop(sa.own_spi, None)
         self.by_request.pop(sa.request_digest, None)
+
+    def settle(self, outcome: Outcome) -> None:
+        """A datagram that was deferred has come to its end."""
+        if outcome is not Outcome.DEFERRED:
+            self.counters[Outcome.DEFERRED] -= 1
+            self.counters[outcome] += 1
 
     # -- actions ---------------------------------------------------------------------------------------------------
 

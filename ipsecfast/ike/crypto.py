@@ -175,7 +175,7 @@ def _row(transform: Transform, kind: TransformType) -> Algorithm:
 
 class KeyExchange(Protocol):
     """The initiator's half of one key exchange. `public` goes into its KE payload; use it for one SA only. The
-    responder's half is `respond_key_exchange`, as a KEM's two sides differ."""
+    responder's half is `answer_key_exchange`, as a KEM's two sides differ."""
 
     @property
     def group(self) -> int: ...
@@ -196,8 +196,8 @@ class X25519KeyExchange:
     _private: x25519.X25519PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, random: RandomBytes) -> X25519KeyExchange:
-        return cls(x25519.X25519PrivateKey.from_private_bytes(random(32)))
+    def of(cls, private: bytes) -> X25519KeyExchange:
+        return cls(x25519.X25519PrivateKey.from_private_bytes(private))
 
     @property
     def public(self) -> bytes:
@@ -218,8 +218,8 @@ class X448KeyExchange:
     _private: x448.X448PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, random: RandomBytes) -> X448KeyExchange:
-        return cls(x448.X448PrivateKey.from_private_bytes(random(56)))
+    def of(cls, private: bytes) -> X448KeyExchange:
+        return cls(x448.X448PrivateKey.from_private_bytes(private))
 
     @property
     def public(self) -> bytes:
@@ -264,13 +264,18 @@ class EcpKeyExchange:
     group: int
     _private: ec.EllipticCurvePrivateKey = field(repr=False)
 
-    @classmethod
-    def generate(cls, group: int, random: RandomBytes) -> EcpKeyExchange:
+    @staticmethod
+    def draw(group: int, random: RandomBytes) -> bytes:
+        """A scalar."""
         parameters = ECP_GROUPS[KeGroup(group)]
         scalar = 0
         while not 1 <= scalar < parameters.order:  # rejected, not reduced: every scalar is equally likely
             scalar = int.from_bytes(random(parameters.length), "big") & ((1 << parameters.order.bit_length()) - 1)
-        return cls(group, ec.derive_private_key(scalar, parameters.curve))
+        return scalar.to_bytes(parameters.length, "big")
+
+    @classmethod
+    def of(cls, group: int, private: bytes) -> EcpKeyExchange:
+        return cls(group, ec.derive_private_key(int.from_bytes(private, "big"), ECP_GROUPS[KeGroup(group)].curve))
 
     @property
     def public(self) -> bytes:
@@ -350,31 +355,35 @@ class ModpKeyExchange:
     """Groups 14 to 18 (RFC 3526)."""
 
     group: int
+    public: bytes
     _exponent: int = field(repr=False)
 
-    @classmethod
-    def generate(cls, group: int, random: RandomBytes) -> ModpKeyExchange:
-        length = MODP_GROUPS[KeGroup(group)].exponent_length
-        return cls(group, int.from_bytes(random(length), "big") | 1 << (8 * length - 1))  # of full length, never 0
+    @staticmethod
+    def draw(group: int, random: RandomBytes) -> bytes:
+        """An exponent of full length, never 0."""
+        first, *rest = random(MODP_GROUPS[KeGroup(group)].exponent_length)
+        return bytes([first | 0x80, *rest])
 
-    @property
-    def public(self) -> bytes:
-        return self._power(_GENERATOR)
+    @classmethod
+    def of(cls, group: int, private: bytes) -> ModpKeyExchange:
+        exponent = int.from_bytes(private, "big")
+        return cls(group, _modp_power(group, _GENERATOR, exponent), exponent)
 
     def shared_secret(self, peer_public: bytes) -> bytes:
         parameters = MODP_GROUPS[KeGroup(self.group)]
         value = int.from_bytes(peer_public, "big")
         if len(peer_public) != parameters.length or not 1 < value < parameters.prime - 1:  # RFC 6989 s2.1
             raise InvalidSyntax(f"KE payload: no acceptable value for group {self.group}")
-        return self._power(value)
+        return _modp_power(self.group, value, self._exponent)
 
-    def _power(self, base: int) -> bytes:
-        """base ^ exponent mod prime in constant time, as long as the prime (s2.14): OpenSSL's, not Python's pow()."""
-        numbers = DHPublicNumbers(base, DHParameterNumbers(MODP_GROUPS[KeGroup(self.group)].prime, _GENERATOR))
-        try:
-            return DHPrivateNumbers(self._exponent, numbers).private_key().exchange(numbers.public_key())
-        except ValueError as error:  # not of the subgroup of prime order
-            raise InvalidSyntax(f"KE payload: no acceptable value for group {self.group}") from error
+
+def _modp_power(group: int, base: int, exponent: int) -> bytes:
+    """base ^ exponent mod prime in constant time, as long as the prime (s2.14): OpenSSL's, not Python's pow()."""
+    numbers = DHPublicNumbers(base, DHParameterNumbers(MODP_GROUPS[KeGroup(group)].prime, _GENERATOR))
+    try:
+        return DHPrivateNumbers(exponent, numbers).private_key().exchange(numbers.public_key())
+    except ValueError as error:  # not of the subgroup of prime order
+        raise InvalidSyntax(f"KE payload: no acceptable value for group {group}") from error
 
 
 _MlKemKeys: TypeAlias = (
@@ -408,8 +417,8 @@ class MlKemKeyExchange:
     _private: mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, group: int, random: RandomBytes) -> MlKemKeyExchange:
-        return cls(group, _ML_KEM_KEYS[group][0].from_seed_bytes(random(_ML_KEM_SEED)))
+    def of(cls, group: int, private: bytes) -> MlKemKeyExchange:
+        return cls(group, _ML_KEM_KEYS[group][0].from_seed_bytes(private))
 
     @property
     def public(self) -> bytes:
@@ -432,33 +441,59 @@ def _encapsulate(group: int, peer_public: bytes) -> tuple[bytes, bytes]:
     return ciphertext, secret
 
 
-def respond_key_exchange(group: int, peer_public: bytes, random: RandomBytes) -> tuple[bytes, bytes]:
-    """The responder's half: what goes into its KE payload, and the shared secret.
-
-    Raises:
-        InvalidSyntax: the initiator's value can't be used.
-        ValueError: as `generate_key_exchange`.
-    """
-    if group in _ML_KEM_KEYS:
-        return _encapsulate(group, peer_public)
-    ours = generate_key_exchange(group, random)
-    return ours.public, ours.shared_secret(peer_public)
-
-
-def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
-    """A fresh private key of `group`, made from `random(length)`.
+def draw_private(group: int, random: RandomBytes) -> bytes:
+    """What is random about a fresh private key of `group`, made from `random(length)`.
 
     Raises:
         ValueError: a group that we don't have; `select` and `key_exchange_groups` name only those that we configured.
     """
-    if group == KeGroup.CURVE25519:
-        return X25519KeyExchange.generate(random)
-    if group == KeGroup.CURVE448:
-        return X448KeyExchange.generate(random)
+    if group in _PRIVATE_LENGTHS:
+        return random(_PRIVATE_LENGTHS[group])
     if group in ECP_GROUPS:
-        return EcpKeyExchange.generate(group, random)
+        return EcpKeyExchange.draw(group, random)
     if group in MODP_GROUPS:
-        return ModpKeyExchange.generate(group, random)
-    if group in _ML_KEM_KEYS:
-        return MlKemKeyExchange.generate(group, random)
+        return ModpKeyExchange.draw(group, random)
     raise ValueError(f"no key exchange method has the number {group} here")
+
+
+_PRIVATE_LENGTHS: dict[int, int] = {
+    KeGroup.CURVE25519: 32,
+    KeGroup.CURVE448: 56,
+    KeGroup.ML_KEM_768: _ML_KEM_SEED,
+    KeGroup.ML_KEM_1024: _ML_KEM_SEED,
+}
+
+
+def make_key_exchange(group: int, private: bytes) -> KeyExchange:
+    """From what `draw_private` made for the group; nothing else goes into it."""
+    if group == KeGroup.CURVE25519:
+        return X25519KeyExchange.of(private)
+    if group == KeGroup.CURVE448:
+        return X448KeyExchange.of(private)
+    if group in ECP_GROUPS:
+        return EcpKeyExchange.of(group, private)
+    if group in MODP_GROUPS:
+        return ModpKeyExchange.of(group, private)
+    return MlKemKeyExchange.of(group, private)
+
+
+def answer_key_exchange(group: int, private: bytes, peer_public: bytes) -> tuple[bytes, bytes]:
+    """The responder's half: what goes into its KE payload, and the shared secret.
+
+    Raises:
+        InvalidSyntax: the initiator's value can't be used.
+    """
+    if group in _ML_KEM_KEYS:
+        return _encapsulate(group, peer_public)
+    ours = make_key_exchange(group, private)
+    return ours.public, ours.shared_secret(peer_public)
+
+
+def respond_key_exchange(group: int, peer_public: bytes, random: RandomBytes) -> tuple[bytes, bytes]:
+    """`draw_private` and `answer_key_exchange` in one."""
+    return answer_key_exchange(group, draw_private(group, random), peer_public)
+
+
+def generate_key_exchange(group: int, random: RandomBytes) -> KeyExchange:
+    """`draw_private` and `make_key_exchange` in one."""
+    return make_key_exchange(group, draw_private(group, random))

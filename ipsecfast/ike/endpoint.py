@@ -32,13 +32,14 @@ from ipsecfast.ike.constants import (
     error_meaning,
     notify_name,
 )
-from ipsecfast.ike.context import Context, Outcome, Settings
+from ipsecfast.ike.context import Context, Settings
 from ipsecfast.ike.diagnosis import other_version, unknown_addresses
 from ipsecfast.ike.exchange import resource_child
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
@@ -219,7 +220,10 @@ class IkeEndpoint:
         digest = sha256(repr((path.remote, path.remote_port)).encode() + data).digest()
         if known := self.context.by_request.get(digest):
             return known.handle(header, data, path, now)
-        if len(self.context.half_open) >= self.context.settings.half_open_limit:
+        settings = self.context.settings
+        if len(self.context.half_open) >= settings.half_open_limit:
+            return Outcome.HALF_OPEN_REFUSED
+        if self.context.jobs.of_strangers >= settings.half_open_work:  # the initiator sends it again (s2.1)
             return Outcome.HALF_OPEN_REFUSED
         fresh = header.message_id == 0 and header.from_initiator and header.spi_r == ZERO_SPI != header.spi_i
         if not fresh:
@@ -231,7 +235,7 @@ class IkeEndpoint:
                 raise NoProposalChosen(unknown_addresses((c.config for c in self.connections.values()), path))
         except NotifyError as error:
             return self._refuse_initial(header, error, path, now)
-        if len(self.context.half_open) >= self.context.settings.cookie_threshold:
+        if len(self.context.half_open) >= settings.cookie_threshold:
             nonce = message.get(NoncePayload)
             cookie = message.notify(NotifyType.COOKIE)
             if nonce is None:
@@ -257,14 +261,12 @@ class IkeEndpoint:
     ) -> Outcome:
         sa = IkeSa(self.context, [self.connections[c.name] for c in configs], path, initiator=False, now=now)
         sa.spi_i = header.spi_i
+        sa.request_digest = digest
+        self.context.ike_sas[sa.own_spi] = self.context.by_request[digest] = sa
+        self.context.half_open.add(sa)
+        self.context.timers.set(sa, Timer.HALF_OPEN, now + self.context.settings.half_open_timeout)
         handler = TRANSITIONS[IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER]
-        outcome = sa.answer(handler, message, header, data, path, now)
-        if sa.has_keys:  # otherwise it was answered with an error, and nothing of it remains
-            sa.request_digest = digest
-            self.context.ike_sas[sa.own_spi] = self.context.by_request[digest] = sa
-            self.context.half_open.add(sa)
-            self.context.timers.set(sa, Timer.HALF_OPEN, now + self.context.settings.half_open_timeout)
-        return outcome
+        return sa.answer(handler, message, header, data, path, now)
 
     def _refuse_initial(self, header: Header, error: NotifyError, path: Path, now: float) -> Outcome:
         self.context.complain(
@@ -326,6 +328,12 @@ class IkeEndpoint:
     def _sas_of(self, path: Path) -> list[IkeSa]:
         sas = self.context.ike_sas.values()
         return [sa for sa in sas if sa.usable and sa.path.remote == path.remote]
+
+    # -- work (`work`) ----------------------------------------------------------------------------------------------
+
+    def handle_result(self, job: int, result: object, now: float) -> None:
+        """What an action with this job number has yielded: its result, or the exception that it raised."""
+        self.context.jobs.resume(job, result, now)
 
     # -- the data plane --------------------------------------------------------------------------------------------
 

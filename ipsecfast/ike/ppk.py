@@ -33,6 +33,7 @@ from ipsecfast.ike.keymat import IkeKeys, derive_ppk_ike_keys, mix_ppk
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload
 from ipsecfast.ike.proof import prove, verify
+from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -169,22 +170,24 @@ def with_ppk(sa: IkeSa, keys: IkeKeys, key: PostquantumKey) -> IkeKeys:
 
 
 def prove_initiator(
-    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, peer: Identity | None
-) -> tuple[tuple[Payload, ...], AuthPayload, tuple[Payload, ...]]:
+    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, peer: Identity | None, now: float
+) -> Steps[tuple[tuple[Payload, ...], AuthPayload, tuple[Payload, ...]]]:
     """Our certificates, AUTH and what tells of the PPK: its name, and the AUTH that counts if the peer has not got it.
 
     Raises:
         AuthenticationFailed: as `prove`.
     """
     if sa.ppk.use is not PpkUse.AUTH:
-        return (*prove(sa, config, id_payload, peer), ())
+        (certificates, auth), _ = yield from prove(sa, config, id_payload, peer, now)
+        return certificates, auth, ()
     key = config.ppks[0]
     notifies = [NotifyPayload(NotifyType.PPK_IDENTITY, encode_ppk_id(key.id))]
     if not config.ppk_required:
-        _, without = prove(sa, config, id_payload, peer)
+        (_, without), now = yield from prove(sa, config, id_payload, peer, now)
         notifies.append(NotifyPayload(NotifyType.NO_PPK_AUTH, without.data))
     _mix(sa, key)
-    return (*prove(sa, config, id_payload, peer), tuple(notifies))
+    (certificates, auth), _ = yield from prove(sa, config, id_payload, peer, now)
+    return certificates, auth, tuple(notifies)
 
 
 def settle_initiator(sa: IkeSa, message: Message) -> None:
@@ -205,7 +208,9 @@ def settle_initiator(sa: IkeSa, message: Message) -> None:
     sa.ppk.without = None
 
 
-def verify_initiator(sa: IkeSa, config: ConnectionConfig, message: Message) -> tuple[Payload, ...]:
+def verify_initiator(
+    sa: IkeSa, config: ConnectionConfig, message: Message, now: float
+) -> Steps[tuple[tuple[Payload, ...], float]]:
     """The responder's side, now that the connection is known: AUTH with the PPK if we have it, else NO_PPK_AUTH; and
     what the response says of it (the table of s3).
 
@@ -224,8 +229,8 @@ def verify_initiator(sa: IkeSa, config: ConnectionConfig, message: Message) -> t
     if sa.ppk.key is not None and sa.ppk.key not in config.ppks:
         name = ppk_id_text(sa.ppk.key.id)
         raise AuthenticationFailed(f"the PPK {name} is not for {config.name}: its ppk_id says another one")
-    verify(sa, config, message, PayloadType.IDi)
-    return (NotifyPayload(NotifyType.PPK_IDENTITY),) if key is not None else ()
+    now = yield from verify(sa, config, message, PayloadType.IDi, now)
+    return ((NotifyPayload(NotifyType.PPK_IDENTITY),) if key is not None else ()), now
 
 
 def _without_ppk(message: Message, ppk_id: bytes) -> Message:

@@ -6,11 +6,14 @@ the peer learns nothing but AUTHENTICATION_FAILED.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from cryptography import x509
 
-from ipsecfast.configured import AuthKind, ConnectionConfig
+from ipsecfast.configured import AuthKind, ConnectionConfig, PublicKey
 from ipsecfast.identity import Identity
 from ipsecfast.ike import certificates, pad, signature
 from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
@@ -19,15 +22,20 @@ from ipsecfast.ike.exchange.base import require
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.mismatch import Field, Mismatch
 from ipsecfast.ike.payloads import AuthPayload, IdPayload, Payload
+from ipsecfast.ike.work import Steps, Work, result_of
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 
+Proof: TypeAlias = tuple[tuple[Payload, ...], AuthPayload]
+PATH_SECONDS = 0.0003  # to build a path and look at what its certificates say, signatures apart
+
+
 def prove(
-    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, peer: Identity | None
-) -> tuple[tuple[Payload, ...], AuthPayload]:
-    """Our certificates, where we need any, and our AUTH payload.
+    sa: IkeSa, config: ConnectionConfig, id_payload: IdPayload, peer: Identity | None, now: float
+) -> Steps[tuple[Proof, float]]:
+    """Our certificates, where we need any, and our AUTH payload; and the time then.
 
     Raises:
         AuthenticationFailed: we have no proof that this peer could take.
@@ -35,18 +43,19 @@ def prove(
     octets = _own_octets(sa, id_payload)
     if config.local.method is AuthKind.PUBKEY:
         assert config.local.key is not None
-        method, data = signature.sign(config.local.key, octets, sa.peer_hashes, pss=config.local.rsa_pss)
-        return certificates.certificate_payloads(config.local.certificates), AuthPayload(method, data)
+        sign = partial(signature.sign, config.local.key, octets, sa.peer_hashes, pss=config.local.rsa_pss)
+        (method, data), now = yield from result_of(Work(sign, signature.seconds(config.local.key.public_key()).sign))
+        return (certificates.certificate_payloads(config.local.certificates), AuthPayload(method, data)), now
     secret = pad.find_secret(config, id_payload.identity, peer)
     if secret is None:
         who = peer or "of any identity"
         text = f"there is no secret for us as {id_payload.identity} and the peer {who}; add one to [secrets]"
         raise AuthenticationFailed(text).about(Mismatch(Field.SECRET, ""))
-    return (), AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, octets))
+    return ((), AuthPayload(AuthMethod.SHARED_KEY_MIC, psk_auth(sa.prf, secret, octets))), now
 
 
-def verify(sa: IkeSa, config: ConnectionConfig, message: Message, kind: PayloadType) -> None:
-    """The peer is who its ID payload says.
+def verify(sa: IkeSa, config: ConnectionConfig, message: Message, kind: PayloadType, now: float) -> Steps[float]:
+    """The peer is who its ID payload says; and the time at which that is known.
 
     Raises:
         AuthenticationFailed: it is not, or it has not shown it in the way that is configured.
@@ -58,15 +67,15 @@ def verify(sa: IkeSa, config: ConnectionConfig, message: Message, kind: PayloadT
         if not by_secret:
             raise _wrong_kind(id_payload, "a signature", AuthKind.PSK)
         _verify_secret(sa, config, id_payload, auth, octets)
-    else:
-        if by_secret:
-            raise _wrong_kind(id_payload, "a shared secret", AuthKind.PUBKEY)
-        try:
-            _verify_signature(sa, config, message, id_payload, auth, octets)
-        except AuthenticationFailed as error:
-            if error.mismatch is None:
-                error.about(Mismatch(Field.CERTIFICATE, "", str(id_payload.identity)))
-            raise
+        return now
+    if by_secret:
+        raise _wrong_kind(id_payload, "a shared secret", AuthKind.PUBKEY)
+    try:
+        return (yield from _verify_signature(sa, config, message, id_payload, auth, octets))
+    except AuthenticationFailed as error:
+        if error.mismatch is None:
+            error.about(Mismatch(Field.CERTIFICATE, "", str(id_payload.identity)))
+        raise
 
 
 def _wrong_kind(id_payload: IdPayload, theirs: str, kind: AuthKind) -> AuthenticationFailed:
@@ -93,7 +102,7 @@ def _verify_secret(
 
 def _verify_signature(
     sa: IkeSa, config: ConnectionConfig, message: Message, id_payload: IdPayload, auth: AuthPayload, octets: bytes
-) -> None:
+) -> Steps[float]:
     """First whose certificate it is and who vouches for it, then the signature: the cheap mistakes come first."""
     identity = id_payload.identity
     certificate, others = _certificate(config, message, identity)
@@ -101,12 +110,33 @@ def _verify_signature(
         names = certificates.identities_text(certificate)
         text = f"the peer says it is {identity}, but its certificate is for {names}"
         raise AuthenticationFailed(text).about(Mismatch(Field.CERTIFICATE, names, str(identity)))
-    if certificate not in config.remote.certificates:
-        certificates.trusted_path(certificate, others, config.remote.authorities, sa.context.wall_clock())
+    path = partial(_path, config, certificate, others, sa.context.wall_clock())
+    key = certificates.public_key_of(certificate)
+    check = partial(_check, path, key, auth, octets, identity)
+    seconds = (2 + len(others)) * signature.seconds(key).verify + PATH_SECONDS
+    _, now = yield from result_of(Work(check, seconds))
+    return now
+
+
+def _check(
+    path: Callable[[], list[x509.Certificate]], key: PublicKey, auth: AuthPayload, octets: bytes, identity: Identity
+) -> list[x509.Certificate]:
+    """The path of the certificate, once both it and the signature are found right."""
+    found = path()
     try:
-        signature.verify(certificates.public_key_of(certificate), auth.method, auth.data, octets)
+        signature.verify(key, auth.method, auth.data, octets)
     except AuthenticationFailed as error:
         raise AuthenticationFailed(f"{identity}: {error}") from error
+    return found
+
+
+def _path(
+    config: ConnectionConfig, certificate: x509.Certificate, others: Sequence[x509.Certificate], at: datetime
+) -> list[x509.Certificate]:
+    """To an authority, or the certificate alone where it is one that we were given."""
+    if certificate in config.remote.certificates:
+        return [certificate]
+    return certificates.trusted_path(certificate, others, config.remote.authorities, at)
 
 
 def _certificate(

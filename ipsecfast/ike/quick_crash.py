@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
 
 from ipsecfast.ike.constants import ExchangeType, NotifyError, NotifyType, PayloadType
-from ipsecfast.ike.context import Context, Outcome
+from ipsecfast.ike.context import Context
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Header, Message, parse_message
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.model import ProtocolId

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Details, Notify
+from ipsecfast.ike.arrival import Arrived, is_fatal, role_of
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
-    AuthenticationFailed,
     ExchangeType,
     IntegrityError,
     InvalidKePayload,
-    InvalidSyntax,
     NotifyError,
     NotifyType,
     TemporaryFailure,
 )
-from ipsecfast.ike.context import INFO, WARNING, Context, Outcome
+from ipsecfast.ike.context import INFO, WARNING, Context
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.diagnosis import Failure, silence
 from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init
-from ipsecfast.ike.exchange.base import Exchange, PeerError, error_notify
+from ipsecfast.ike.exchange.base import Exchange, PeerError, Request, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_followup_ke import Pending, drop_pending
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Report
 from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
+from ipsecfast.ike.jobs import Job
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.mismatch import Mismatch
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.ppk import PpkState
 from ipsecfast.ike.proposal import has_ml_kem, proposal_text
@@ -92,7 +94,9 @@ class IkeSa(Channel):
         self.redundant = False
         self.created_at = self.last_heard = now
         self.established_at: float | None = None
-        self.answering = False
+        self.answering = False  # a request of the peer: what we begin meanwhile leaves after the response
+        self.job: Job | None = None  # a handler waits for work; other messages wait for it
+        self.held: Arrived | None = None
         self.rekey_at: float | None = None
         self.expires_at: float | None = None
 
@@ -100,20 +104,51 @@ class IkeSa(Channel):
 
     def handle(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
         """One datagram for this IKE SA: the window, the table, the cipher, the handler, in this order."""
-        arrival = self.window.classify(header.is_response, header.message_id, data)
-        if arrival is Arrival.DUPLICATE_REQUEST:
+        if self.window.classify(header.is_response, header.message_id, data) is Arrival.DUPLICATE_REQUEST:
             assert self.window.cached_response is not None
             self.transmit(self.window.cached_response, path, now)
             return Outcome.DUPLICATE
-        if arrival is Arrival.OUT_OF_WINDOW:
+        if (refusal := self._refusal(header, data)) is not None:
+            return refusal
+        opened = self._open(header, data)
+        if isinstance(opened, Outcome):
+            return opened
+        arrived = Arrived(header, *opened, path)
+        return self._take(arrived, now) if self.job is None else self._hold(arrived)
+
+    def _refusal(self, header: Header, data: bytes) -> Outcome | None:
+        """Why a datagram is not even opened."""
+        if self.window.classify(header.is_response, header.message_id, data) is Arrival.OUT_OF_WINDOW:
             return Outcome.OUT_OF_WINDOW
-        role = Role.INITIATOR if header.is_response else Role.RESPONDER
-        handler = TRANSITIONS.get((self.state, header.exchange, role))
-        if handler is None or not self._fits(header, role):
+        role = role_of(header)
+        if (self.state, header.exchange, role) not in TRANSITIONS or not self._fits(header, role):
             return Outcome.REFUSED
+        if self.answering and role is Role.RESPONDER:  # s2.1: it comes again while we still work on the answer
+            return Outcome.DUPLICATE
+        return None
+
+    def _take(self, arrived: Arrived, now: float) -> Outcome:
+        role = role_of(arrived.header)
+        handler = TRANSITIONS[self.state, arrived.header.exchange, role]
         if role is Role.RESPONDER:
-            return self._on_request(handler, header, data, path, now)
-        return self._on_response(handler, header, data, path, now)
+            heard(self, arrived.path, now)
+            return self.answer(handler, arrived.message, arrived.header, arrived.datagram, arrived.path, now)
+        return self._on_response(handler, arrived, now)
+
+    def _hold(self, arrived: Arrived) -> Outcome:
+        """Until the work that another message waits for is done. One is enough: each end has one request under way."""
+        if self.held is not None:
+            return Outcome.BUSY
+        self.held = arrived
+        return Outcome.DEFERRED
+
+    def go_on(self, now: float) -> None:
+        """The work that was waited for is done, and what it was for."""
+        held = self.held
+        if held is not None and self.job is None:
+            self.held = None
+            self.context.settle(self._refusal(held.header, held.datagram) or self._take(held, now))
+        self.advance(now)
 
     def _fits(self, header: Header, role: Role) -> bool:
         """The initiator flag, who may begin an IKE SA, and that the response is one to the request that we sent."""
@@ -125,14 +160,6 @@ class IkeSa(Channel):
         if role is Role.INITIATOR and (self.current is None or self.current.type != header.exchange):
             return False
         return header.exchange == ExchangeType.IKE_SA_INIT or self.has_keys
-
-    def _on_request(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
-        opened = self._open(header, data)
-        if isinstance(opened, Outcome):
-            return opened
-        message, datagram = opened
-        heard(self, path, now)
-        return self.answer(handler, message, header, datagram, path, now)
 
     def _open(self, header: Header, data: bytes) -> tuple[Message | NotifyError, bytes] | Outcome:
         """An authentic message, or what is wrong with an authentic one, which is answered too (s2.21.3)."""
@@ -147,34 +174,38 @@ class IkeSa(Channel):
         self, handler: Handler, message: Message | NotifyError, header: Header, data: bytes, path: Path, now: float
     ) -> Outcome:
         """Exactly one response to a request, whatever comes of it; all actions of the handler stand before it."""
-        failure = message if isinstance(message, NotifyError) else None
-        payloads: Sequence[Payload] = ()
-        if not isinstance(message, NotifyError):
-            self.answering = True  # what the handler starts leaves after the response
-            try:
-                payloads = handler(self, message, now)
-            except NotifyError as error:
-                failure = error
-            self.answering = False
-        if failure is not None:
-            payloads = (error_notify(failure),)
-            self._request_refused(header.exchange, failure, now)
-        response = self.encode(header.exchange, header.message_id, payloads, response=True)
+        respond = partial(self._respond, header, data, path)
+        if isinstance(message, NotifyError):
+            return respond(message, now)
+        self.answering = True
+        return self.context.jobs.run(self, lambda: handler(self, message, now), respond, now)
+
+    def _respond(
+        self, header: Header, data: bytes, path: Path, answer: Sequence[Payload] | NotifyError, now: float
+    ) -> Outcome:
+        self.answering = False
+        failure = answer if isinstance(answer, NotifyError) else None
+        if isinstance(answer, NotifyError):
+            self._request_refused(header.exchange, answer, now)
+            answer = (error_notify(answer),)
+        response = self.encode(header.exchange, header.message_id, answer, response=True)
         if header.exchange == ExchangeType.IKE_SA_INIT:
             self.init_received, (self.init_sent,) = data, response
         self.window.answered(data, response)
         self.transmit(response, path, now)
-        if failure is not None and self._is_fatal(header.exchange, failure):
+        if failure is not None and header.exchange == ExchangeType.IKE_SA_INIT:
+            self._never_was()
+        elif failure is not None and is_fatal(self.state, failure):
             self.close(Cause.PROTOCOL if self.state is not IkeState.CONNECTING else Cause.REFUSED, now)
         self.advance(now)
         return Outcome.PROCESSED if failure is None else Outcome.ANSWERED_ERROR
 
-    def _is_fatal(self, exchange: int, error: NotifyError) -> bool:
-        """s2.21.2: any error ends an IKE SA that is not authenticated, s2.21.3: INVALID_SYNTAX one that is; after
-        IKE_SA_INIT there is none yet (s2.21.1)."""
-        if exchange == ExchangeType.IKE_SA_INIT:
-            return False
-        return self.state is IkeState.CONNECTING or isinstance(error, (InvalidSyntax, AuthenticationFailed))
+    def _never_was(self) -> None:
+        """s2.21.1: IKE_SA_INIT was refused, and nothing of the IKE SA remains."""
+        self.state = IkeState.CLOSED
+        self.context.half_open.discard(self)
+        self.context.timers.clear_all(self)
+        self.context.forget(self)
 
     def _request_refused(self, exchange: int, error: NotifyError, now: float) -> None:
         name = ExchangeType(exchange).name
@@ -187,38 +218,32 @@ class IkeSa(Channel):
         else:
             self.context.emit(Notify("request-refused", text, level, self.connection.config.name, key=name))
 
-    def _on_response(self, handler: Handler, header: Header, data: bytes, path: Path, now: float) -> Outcome:
-        exchange, protected = self.current, header.exchange != ExchangeType.IKE_SA_INIT
+    def _on_response(self, handler: Handler, arrived: Arrived, now: float) -> Outcome:
+        exchange, message = self.current, arrived.message
         assert exchange is not None
-        opened = self._open(header, data)
-        if isinstance(opened, Outcome):
-            return opened
-        message, _ = opened
-        if protected:
-            heard(self, path, now)
+        if arrived.header.exchange != ExchangeType.IKE_SA_INIT:
+            heard(self, arrived.path, now)
             self.request_concluded()
-        outcome = self._take_response(handler, exchange, message, data, now)
+        else:
+            self.init_received = arrived.datagram
+        conclude = partial(self._conclude, exchange, message)
+        if isinstance(message, NotifyError):
+            return conclude(message, now)
+        return self.context.jobs.run(self, lambda: handler(self, message, now), conclude, now)
+
+    def _conclude(
+        self, exchange: Exchange, message: Message | NotifyError, result: object | NotifyError, now: float
+    ) -> Outcome:
+        """The response is taken, or of no use."""
+        if isinstance(result, NotifyError):
+            exchange.failed(self, result, now)
+            broken = isinstance(message, NotifyError) or getattr(result, "code", None) == NotifyType.INVALID_SYNTAX
+            if broken and self.state is IkeState.ESTABLISHED:  # s2.21.3: the two ends no longer agree on anything
+                self.close(Cause.PROTOCOL, now)
         if self.window.outstanding is None and self.current is exchange:
             self.current = None
         self.advance(now)
-        return outcome
-
-    def _take_response(
-        self, handler: Handler, exchange: Exchange, message: Message | NotifyError, data: bytes, now: float
-    ) -> Outcome:
-        try:
-            if isinstance(message, NotifyError):
-                raise message
-            if message.exchange == ExchangeType.IKE_SA_INIT:
-                self.init_received = data
-            handler(self, message, now)
-        except NotifyError as error:
-            exchange.failed(self, error, now)
-            broken = isinstance(message, NotifyError) or getattr(error, "code", None) == NotifyType.INVALID_SYNTAX
-            if broken and self.state is IkeState.ESTABLISHED:  # s2.21.3: the two ends no longer agree on anything
-                self.close(Cause.PROTOCOL, now)
-            return Outcome.FAILED_RESPONSE
-        return Outcome.PROCESSED
+        return Outcome.FAILED_RESPONSE if isinstance(result, NotifyError) else Outcome.PROCESSED
 
     # -- requests out ----------------------------------------------------------------------------------------------
 
@@ -239,11 +264,21 @@ class IkeSa(Channel):
                     return
                 self.queue.popleft().abandoned(self, now)
                 continue
-            self.queue.popleft()
-            payloads = exchange.request(self, now)
-            if payloads is not None:
-                self.current = exchange
-                self.send_request(exchange.type, payloads, now)
+            self.current = self.queue.popleft()
+            begin, send = partial(exchange.request, self, now), partial(self._send, exchange)
+            self.context.jobs.run(self, begin, send, now, of_datagram=False)
+
+    def _send(self, exchange: Exchange, payloads: Request | NotifyError, now: float) -> Outcome:
+        """Unless the IKE SA was closed, or what was wanted is no longer needed."""
+        if self.current is not exchange:
+            return Outcome.ABANDONED
+        if payloads is None or isinstance(payloads, NotifyError):
+            self.current = None
+        if isinstance(payloads, NotifyError):
+            exchange.failed(self, payloads, now)
+        elif payloads is not None:
+            self.send_request(exchange.type, payloads, now)
+        return Outcome.PROCESSED
 
     def restart(self, exchange: Exchange) -> None:
         """The same request in another shape, with the same message ID (IKE_SA_INIT only)."""
@@ -536,6 +571,7 @@ class IkeSa(Channel):
         if self.closed:
             return
         was, self.state = self.state, IkeState.CLOSED
+        self._drop_work()
         self.context.half_open.discard(self)
         drop_pending(self)
         self.context.timers.clear_all(self)
@@ -551,6 +587,14 @@ class IkeSa(Channel):
             self.close_child(child, cause, now)
         self.connection.take_back(self, cause, now)
         self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
+
+    def _drop_work(self) -> None:
+        if self.job is not None:
+            self.context.jobs.drop(self)
+            self.answering = False
+        if self.held is not None:
+            self.held = None
+            self.context.settle(Outcome.ABANDONED)
 
     def _expire(self, now: float) -> None:
         if self.state is IkeState.REKEYED or self.redundant:  # its DELETE never came

@@ -1,6 +1,7 @@
 """What is allowed in each state of an IKE SA (RFC 7296 s1.2-1.4, s2.25): (state, exchange, our role in it) -> handler.
 
-What is absent is refused. A request's handler returns the payloads of the response.
+What is absent is refused. A request's handler returns the payloads of the response, or a generator that does, where it
+has to wait for something (`work`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,26 @@ from ipsecfast.ike.exchange import (
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
-Handler: TypeAlias = Callable[["IkeSa", Message, float], Sequence[Payload]]
+Answer: TypeAlias = Sequence[Payload] | Steps[Sequence[Payload]]
+Handler: TypeAlias = Callable[["IkeSa", Message, float], Answer]
 # Only the original initiator begins these.
 OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH})
 
 
-def conclude(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def conclude(sa: IkeSa, message: Message, now: float) -> Answer:
     """The response belongs to the exchange that we began; it asks for none."""
     assert sa.current is not None
-    sa.current.response(sa, message, now)
+    steps = sa.current.response(sa, message, now)
+    return _conclude(steps) if steps is not None else ()
+
+
+def _conclude(steps: Steps[None]) -> Steps[Sequence[Payload]]:
+    yield from steps
     return ()
 
 

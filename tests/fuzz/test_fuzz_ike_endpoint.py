@@ -15,9 +15,9 @@ from simulation import Gateway, Pair, child, connection, own_cipher, replay_seed
 from ipsecfast.configured import PostquantumKey
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, Flags, PayloadType
-from ipsecfast.ike.context import Outcome
 from ipsecfast.ike.lasting import Lasting
 from ipsecfast.ike.message import GENERIC_HEADER, HEADER, encode_chain, first_type
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.model import Path

@@ -8,9 +8,9 @@ import pytest
 from simulation import Pair, own_cipher
 
 from ipsecfast.ike.constants import ExchangeType
-from ipsecfast.ike.context import Outcome
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Message, encode_message, parse_header, seal_message
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.transitions import TRANSITIONS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 
 import pytest
 from simulation import Link, Pair, child, connection, run_quiet
@@ -13,7 +12,7 @@ from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.exchange import child_exchange, ike_followup_ke, rekey_ike
+from ipsecfast.ike.exchange import child_exchange, ike_followup_ke, key_exchange
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
@@ -130,15 +129,14 @@ class Secrets:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[bytes] = []
-        respond = ike_followup_ke.respond_key_exchange
+        answer = key_exchange.answer_key_exchange
 
-        def recorded(group: int, public: bytes, random: Callable[[int], bytes]) -> tuple[bytes, bytes]:
-            answer, secret = respond(group, public, random)
+        def recorded(group: int, private: bytes, peer_public: bytes) -> tuple[bytes, bytes]:
+            public, secret = answer(group, private, peer_public)
             self.all.append(secret)
-            return answer, secret
+            return public, secret
 
-        for module in (ike_followup_ke, child_exchange, rekey_ike):
-            monkeypatch.setattr(module, "respond_key_exchange", recorded)
+        monkeypatch.setattr(key_exchange, "answer_key_exchange", recorded)
 
 
 def prf_plus(key: bytes, seed: bytes, length: int, name: str = "sha384") -> bytes:
@@ -355,7 +353,11 @@ def test_a_followup_of_nothing(payloads: tuple[object, ...], answer: str) -> Non
 def test_a_wrong_value_ends_it(group: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 7296 s2.21.3: who sends that can't be talked to."""
     pair = make().up()
-    monkeypatch.setattr(ike_followup_ke, "generate_key_exchange", lambda g, random: KePayloadOf(group, bytes(length)))
+    make_one = key_exchange.make_key_exchange
+    wrong = KePayloadOf(group, bytes(length))
+    monkeypatch.setattr(
+        key_exchange, "make_key_exchange", lambda g, private: wrong if g == 36 else make_one(g, private)
+    )
     pair.a.rekey("net")
     run_quiet(pair)
     assert "<-- b IKE_FOLLOWUP_KE {N(INVALID_SYNTAX)}" in pair.exchange()

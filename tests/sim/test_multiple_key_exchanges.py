@@ -14,7 +14,7 @@ from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.exchange import ike_intermediate, ike_sa_init
+from ipsecfast.ike.exchange import ike_sa_init, key_exchange
 from ipsecfast.ike.exchange.ike_intermediate import IkeIntermediate
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Message
@@ -175,7 +175,10 @@ def test_an_encapsulation_key_of_another_length(monkeypatch: pytest.MonkeyPatch,
     class Wrong:
         group, public = 36, bytes(length)
 
-    monkeypatch.setattr(ike_intermediate, "generate_key_exchange", lambda group, random: Wrong())
+    make_one = key_exchange.make_key_exchange
+    monkeypatch.setattr(
+        key_exchange, "make_key_exchange", lambda g, private: Wrong() if g == 36 else make_one(g, private)
+    )
     pair.a.initiate()
     pair.run(1.0)
     assert pair.exchange()[3] == "<-- b IKE_INTERMEDIATE {N(INVALID_SYNTAX)}"
@@ -185,13 +188,13 @@ def test_an_encapsulation_key_of_another_length(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_damaged_ciphertext_ends_in_a_failed_ike_auth(monkeypatch: pytest.MonkeyPatch) -> None:
     """FIPS 203 s6.3: decapsulation does not fail; the two ends have different keys and can't understand each other."""
-    respond = ike_intermediate.respond_key_exchange
+    answer = key_exchange.answer_key_exchange
 
-    def damaged(group: int, data: bytes, random: object) -> tuple[bytes, bytes]:
-        public, secret = respond(group, data, random)
-        return public[:-1] + bytes([public[-1] ^ 1]), secret
+    def damaged(group: int, private: bytes, peer_public: bytes) -> tuple[bytes, bytes]:
+        public, secret = answer(group, private, peer_public)
+        return (public[:-1] + bytes([public[-1] ^ 1]) if group == 36 else public), secret
 
-    monkeypatch.setattr(ike_intermediate, "respond_key_exchange", damaged)
+    monkeypatch.setattr(key_exchange, "answer_key_exchange", damaged)
     pair = both(HYBRID)
     pair.a.initiate()
     pair.run(3.0)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from ipsecfast.ike.constants import ERRORS, ExchangeType, InvalidSyntax, NotifyError, PayloadType, error_meaning
 from ipsecfast.ike.message import Message, P
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
+
+
+Request: TypeAlias = Sequence[Payload] | None
 
 
 class Exchange(ABC):
@@ -23,12 +27,13 @@ class Exchange(ABC):
     moves: ClassVar[bool] = True  # while it waits, it goes over to the successor of its IKE SA
 
     @abstractmethod
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
-        """The payloads of the request, or None: what was wanted is no longer needed."""
+    def request(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
+        """The payloads of the request, or None: what was wanted is no longer needed. A generator, where work must be
+        waited for (`work`): then the request counts as sent already, as for one that is slow on its way."""
 
     @abstractmethod
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
-        """Take an authentic response (IKE_SA_INIT: any).
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None] | None:
+        """Take an authentic response (IKE_SA_INIT: any), all at once or as a generator.
 
         Raises:
             NotifyError: the response can't be used; then `failed` follows.

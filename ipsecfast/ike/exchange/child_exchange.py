@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import InvalidKePayload, InvalidSyntax, NotifyError, NotifyType, TemporaryFailure
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
-from ipsecfast.ike.exchange.base import error_code, require
+from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.exchange import key_exchange
+from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_offer import (
     ChildOffer,
     ChildRequest,
@@ -25,6 +26,7 @@ from ipsecfast.ike.exchange.informational import DeleteOffered
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
 from ipsecfast.ike.proposal import additional_groups, key_exchange_groups
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire, Proposal
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class ChildExchange(KeyedExchange):
         old: ChildSa | None = None,
         beside: ChildSa | None = None,
         resource: int = 0,
-    ) -> Sequence[Payload] | None:
+    ) -> Steps[Request]:
         """`before`, then the offer. None when no SPI is free."""
         self.offer = ChildOffer.make(
             sa, self.child, ke=True, packet=packet, single=single, old=old, beside=beside, resource=resource
@@ -62,29 +64,31 @@ class ChildExchange(KeyedExchange):
         if self.offer is None:
             sa.child_refused(self.child, "all inbound SPIs are in use", now)
             return None
+        offer = self.offer
         self._nonce = sa.context.nonce()
-        return (*before, *self.offer.payloads(NoncePayload(self._nonce), *self._ke_payload(sa, self.offer)))
+        ke = yield from self._ke_payload(sa, offer)
+        return (*before, *offer.payloads(NoncePayload(self._nonce), *ke))
 
-    def _ke_payload(self, sa: IkeSa, offer: ChildOffer) -> tuple[Payload, ...]:
+    def _ke_payload(self, sa: IkeSa, offer: ChildOffer) -> Steps[tuple[Payload, ...]]:
         groups = key_exchange_groups(offer.proposals)
         if not groups:
             self._key_exchange = None
             return ()
-        self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
+        self._key_exchange, _ = yield from key_exchange.generate(sa.context, self._group or groups[0])
         return (KePayload(self._key_exchange.group, self._key_exchange.public),)
 
-    def agree(self, sa: IkeSa, message: Message, now: float) -> tuple[int, ...]:
+    def agree(self, sa: IkeSa, message: Message, now: float) -> Steps[tuple[tuple[int, ...], float]]:
         assert self.offer is not None
         try:
             terms = self.offer.accept(sa, message)
             nonce = require(message, NoncePayload).data
-            shared = self._shared_secret(terms.proposal, message)
+            shared, now = yield from self._shared_secret(terms.proposal, message, now)
         except NotifyError:
             if message.get(SaPayload) is not None:  # the peer has it installed
                 self.take_back(sa, now)
             raise
         self._agreed = terms, nonce, shared
-        return additional_groups((terms.proposal,))
+        return additional_groups((terms.proposal,)), now
 
     def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
         assert self._agreed is not None
@@ -107,15 +111,15 @@ class ChildExchange(KeyedExchange):
         sa.start(DeleteOffered(self.offer.spi), now)
         self.offer = None
 
-    def _shared_secret(self, proposal: Proposal, message: Message) -> bytes:
+    def _shared_secret(self, proposal: Proposal, message: Message, now: float) -> Steps[tuple[bytes, float]]:
         """g^ir (new) of s2.17 when the responder chose a group, else nothing."""
         groups = key_exchange_groups((proposal,))
         if not groups:
-            return b""
+            return b"", now
         ke = require(message, KePayload)
         if self._key_exchange is None or ke.group != self._key_exchange.group or ke.group not in groups:
             raise InvalidSyntax(f"the peer answered with key exchange group {ke.group}, which we did not send")
-        return self._key_exchange.shared_secret(ke.data)
+        return (yield from key_exchange.shared_secret(self._key_exchange, ke.data))
 
     @abstractmethod
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
@@ -170,7 +174,7 @@ def answer_child(
     now: float,
     admit: Callable[[], ChildSa | None],
     created: Callable[[ChildSa, float], None],
-) -> Sequence[Payload]:
+) -> Steps[Sequence[Payload]]:
     """The responder's side: the payloads of the response. `admit` says whether it may be, and which Child SA the new
     one is to replace; `created` gets the new one, not installed yet, after the additional key exchanges if there are
     any. What was admitted before them must still be so after them.
@@ -183,8 +187,9 @@ def answer_child(
     request = ChildRequest.parse(sa, message)
     terms = agree(sa, request, ke=True, old=old)
     try:
-        ke, shared = _answer_key_exchange(sa, terms, message)
-    except NotifyError:
+        (ke, shared), now = yield from _answer_key_exchange(sa, terms, message, now)
+        _still_agreed(sa, terms, admit, old)
+    except BaseException:  # the IKE SA may be closed while the work is waited for
         sa.context.children.spis.release(terms.spi_in)
         raise
     nonce_r = sa.context.nonce()
@@ -195,9 +200,7 @@ def answer_child(
         created(build_child(sa, terms, nonces, shared, additional, initiator=False, now=now), now)
 
     def finish(additional: bytes, now: float) -> None:
-        if admit() is not old:
-            raise TemporaryFailure("the Child SA to be replaced is another one now")
-        outbound_spi(sa, terms.proposal, terms.reqid)
+        _still_agreed(sa, terms, admit, old)
         make(additional, now)
 
     groups = additional_groups((terms.proposal,))
@@ -207,14 +210,23 @@ def answer_child(
     return (*payloads, hold(sa, groups, finish, lambda: sa.context.children.spis.release(terms.spi_in), now))
 
 
-def _answer_key_exchange(sa: IkeSa, terms: ChildTerms, message: Message) -> tuple[tuple[Payload, ...], bytes]:
+def _still_agreed(sa: IkeSa, terms: ChildTerms, admit: Callable[[], ChildSa | None], old: ChildSa | None) -> None:
+    """After a wait: the new Child SA may still be, and replaces the same one as before."""
+    if admit() is not old:
+        raise TemporaryFailure("the Child SA to be replaced is another one now")
+    outbound_spi(sa, terms.proposal, terms.reqid)
+
+
+def _answer_key_exchange(
+    sa: IkeSa, terms: ChildTerms, message: Message, now: float
+) -> Steps[tuple[tuple[tuple[Payload, ...], bytes], float]]:
     """KEr and g^ir where the chosen proposal has a group (s1.3.1)."""
     groups = key_exchange_groups((terms.proposal,))
     if not groups:
-        return (), b""
+        return ((), b""), now
     ke = message.get(KePayload)
     if ke is None or ke.group != groups[0]:
         sent = f"group {ke.group}" if ke else "no key exchange"
         raise InvalidKePayload(groups[0], f"the peer sent {sent}, we take group {groups[0]}")
-    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
-    return (KePayload(ke.group, public),), shared
+    (public, shared), now = yield from key_exchange.respond(sa.context, ke.group, ke.data)
+    return ((KePayload(ke.group, public),), shared), now

@@ -13,13 +13,14 @@ from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.exchange import rekey_child, rekey_ike
-from ipsecfast.ike.exchange.base import error_code, require
+from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload, SaPayload
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire, ProtocolId
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class CreateChild(ChildExchange):
         self.packet = packet
         self.single = single
 
-    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
         if sa.has_child(self.child):  # the peer was quicker
             return None
         return self.propose(sa, now, packet=self.packet, single=self.single)
@@ -60,7 +61,7 @@ class CreateChild(ChildExchange):
         sa.unserved.append((self.child, self.packet))
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side of all three: what is asked for decides."""
     if require(message, SaPayload).proposals[0].protocol == ProtocolId.IKE:
         return rekey_ike.respond(sa, message, now)

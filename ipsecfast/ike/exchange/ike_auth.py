@@ -23,7 +23,15 @@ from ipsecfast.ike.constants import (
     PayloadType,
 )
 from ipsecfast.ike.diagnosis import refused_proof
-from ipsecfast.ike.exchange.base import Exchange, PeerError, error_code, error_notify, raise_for_errors, require
+from ipsecfast.ike.exchange.base import (
+    Exchange,
+    PeerError,
+    Request,
+    error_code,
+    error_notify,
+    raise_for_errors,
+    require,
+)
 from ipsecfast.ike.exchange.child_offer import (
     ChildOffer,
     ChildRequest,
@@ -40,6 +48,7 @@ from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payloa
 from ipsecfast.ike.proof import prove, verify
 from ipsecfast.ike.quick_crash import own_token, take_token
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire
 
 if TYPE_CHECKING:
@@ -70,13 +79,13 @@ class IkeAuth(Exchange):
         self.packet = packet
         self._offer: ChildOffer | None = None
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def request(self, sa: IkeSa, now: float) -> Steps[Request]:
         config = sa.connection.config
         sa.local_id = pad.local_identity(config, sa.path.local)
         sa.remote_id = pad.known_peer(config)
         id_i = IdPayload(PayloadType.IDi, sa.local_id)
         try:
-            certificates, auth, with_ppk = ppk.prove_initiator(sa, config, id_i, sa.remote_id)
+            certificates, auth, with_ppk = yield from ppk.prove_initiator(sa, config, id_i, sa.remote_id, now)
         except AuthenticationFailed as error:
             sa.fail(now, str(error), error.mismatch)
             return None
@@ -97,7 +106,7 @@ class IkeAuth(Exchange):
             *with_ppk,
         )
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         """First who the peer is (s2.15), then whether the Child SA came about too."""
         fatal = [n for n in message.errors() if n.notify_type not in CHILD_ERRORS]
         if fatal or message.get(AuthPayload) is None:
@@ -108,7 +117,7 @@ class IkeAuth(Exchange):
             text = f"the peer is {identity}, configured here as remote.id is {wanted}"
             raise AuthenticationFailed(text).about(Mismatch(Field.PEER_IDENTITY, str(wanted), str(identity), wanted))
         ppk.settle_initiator(sa, message)
-        verify(sa, sa.connection.config, message, PayloadType.IDr)
+        now = yield from verify(sa, sa.connection.config, message, PayloadType.IDr, now)
         sa.remote_id, sa.peer_token = identity, take_token(message)
         if away := redirect.in_auth(sa, message):
             self.abandoned(sa, now)
@@ -156,7 +165,7 @@ class IkeAuth(Exchange):
         sa.unserved.append((self.child, self.packet))
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side. A wrong proof ends the IKE SA; a Child SA that can't be does not (s1.2, s2.21.2)."""
     if sa.additional:  # RFC 9370 s2.2.2
         raise InvalidSyntax(f"IKE_AUTH before the additional key exchanges {sa.additional}")
@@ -164,13 +173,13 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     sa.connection = _choose_connection(sa, message, identity)
     config = sa.connection.config
     childless.admit(sa, message)
-    with_ppk = ppk.verify_initiator(sa, config, message)
+    with_ppk, now = yield from ppk.verify_initiator(sa, config, message, now)
     sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
-    initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
-    if not (initial_contact or sa.connection.admits(sa)):
-        raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
     id_r = IdPayload(PayloadType.IDr, sa.local_id)
-    certificates, auth = prove(sa, config, id_r, identity)
+    (certificates, auth), now = yield from prove(sa, config, id_r, identity, now)
+    initial_contact = message.notify(NotifyType.INITIAL_CONTACT) is not None
+    if not (initial_contact or sa.connection.admits(sa)):  # last: another IKE SA of this peer may have come meanwhile
+        raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
     sa.peer_token = take_token(message)
     sa.establish(now, initial_contact=initial_contact)
     child = redirect.authenticated(sa, now) or _respond_child(sa, message, now)

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyError, NotifyType, StateNotFound
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
-from ipsecfast.ike.exchange.base import Exchange, raise_for_errors, require
+from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.exchange import key_exchange
+from ipsecfast.ike.exchange.base import Exchange, Request, raise_for_errors, require
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, NotifyPayload, Payload
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -47,19 +49,20 @@ class KeyedExchange(Exchange):
         self._additional = b""  # SK(1) | SK(2) ...
         self._following: KeyExchange | None = None
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
-        if not self._groups:
-            return self.create(sa, now)
-        self._following = generate_key_exchange(self._groups[0], sa.context.random)
+    def request(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
+        return self._follow_up(sa) if self._groups else self.create(sa, now)
+
+    def _follow_up(self, sa: IkeSa) -> Steps[Request]:
+        self._following, _ = yield from key_exchange.generate(sa.context, self._groups[0])
         ke = KePayload(self._following.group, self._following.public)
         return (ke, NotifyPayload(NotifyType.ADDITIONAL_KEY_EXCHANGE, self._link))
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         raise_for_errors(message)
         if self._groups:
-            self._take_key(sa, message, now)
+            now = yield from self._take_key(sa, message, now)
         else:
-            self._groups = self.agree(sa, message, now)
+            self._groups, now = yield from self.agree(sa, message, now)
         if not self._groups:
             self.complete(sa, self._additional, now)
         elif sa.closing is not None:  # our DELETE waits; the peer forgets the rest with it
@@ -69,26 +72,29 @@ class KeyedExchange(Exchange):
             self.type = ExchangeType.IKE_FOLLOWUP_KE
             sa.start(self, now, first=True)
 
-    def _take_key(self, sa: IkeSa, message: Message, now: float) -> None:
+    def _take_key(self, sa: IkeSa, message: Message, now: float) -> Steps[float]:
         assert self._following is not None
         try:
             ke = require(message, KePayload)
             if ke.group != self._following.group:
                 raise InvalidSyntax(f"the peer answered method {self._following.group} with method {ke.group}")
-            self._additional += self._following.shared_secret(ke.data)
+            shared, now = yield from key_exchange.shared_secret(self._following, ke.data)
+            self._additional += shared
         except NotifyError:
             if len(self._groups) == 1:
                 self.take_back(sa, now)
             raise
         self._groups = self._groups[1:]
+        return now
 
     @abstractmethod
-    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
         """The request of CREATE_CHILD_SA, or None: what was wanted is no longer needed."""
 
     @abstractmethod
-    def agree(self, sa: IkeSa, message: Message, now: float) -> tuple[int, ...]:
-        """Take the response of CREATE_CHILD_SA, without errors: the additional key exchanges it asks for."""
+    def agree(self, sa: IkeSa, message: Message, now: float) -> Steps[tuple[tuple[int, ...], float]]:
+        """Take the response of CREATE_CHILD_SA, without errors: the additional key exchanges it asks for, and the
+        time at which that is done."""
 
     @abstractmethod
     def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
@@ -142,7 +148,7 @@ def drop_pending(sa: IkeSa) -> None:
         pending.drop()
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side.
 
     Raises:
@@ -153,23 +159,23 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     if pending is None or _link(message) != pending.link:
         raise StateNotFound
     try:
-        return _advance(sa, pending, ke, now)
+        return (yield from _advance(sa, pending, ke, now))
     except NotifyError:
+        sa.pending = None
         pending.drop()
         raise
 
 
-def _advance(sa: IkeSa, pending: Pending, ke: KePayload, now: float) -> Sequence[Payload]:
-    sa.pending = None
+def _advance(sa: IkeSa, pending: Pending, ke: KePayload, now: float) -> Steps[Sequence[Payload]]:
     sa.context.timers.clear(sa, Timer.FOLLOW_UP)
     if ke.group != pending.groups[0]:
         raise InvalidSyntax(f"a value for method {ke.group} where it is method {pending.groups[0]}'s turn")
-    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
+    (public, shared), now = yield from key_exchange.respond(sa.context, ke.group, ke.data)
     pending.additional += shared
     pending.groups = pending.groups[1:]
     answer = KePayload(ke.group, public)
     if pending.groups:
-        sa.pending = pending
         return (answer, _next_link(sa, pending, now))
+    sa.pending = None
     pending.finish(pending.additional, now)
     return (answer,)

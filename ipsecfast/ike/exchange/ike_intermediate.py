@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.ike import ppk
 from ipsecfast.ike.constants import ML_KEM, ExchangeType, InvalidSyntax, NotifyError
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
+from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Exchange, raise_for_errors, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
 from ipsecfast.ike.keymat import IkeKeys, derive_rekeyed_ike_keys
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import KePayload, Payload
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -38,21 +40,22 @@ class IkeIntermediate(Exchange):
         self._auth = auth
         self._key_exchange: KeyExchange | None = None
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+    def request(self, sa: IkeSa, now: float) -> Steps[Sequence[Payload]]:
         ke: tuple[Payload, ...] = ()
         if self._groups:
-            self._key_exchange = generate_key_exchange(self._groups[0], sa.context.random)
+            self._key_exchange, _ = yield from key_exchange.generate(sa.context, self._groups[0])
             ke = (KePayload(self._key_exchange.group, self._key_exchange.public),)
         return (*ke, *(ppk.candidates(sa) if self._agrees_on_ppk(sa) else ()))
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         raise_for_errors(message)
         keys = sa.keys
         if self._key_exchange is not None:
             ke = require(message, KePayload)
             if ke.group != self._key_exchange.group:
                 raise InvalidSyntax(f"the peer answered method {self._key_exchange.group} with method {ke.group}")
-            keys = updated_keys(sa, ke.group, self._key_exchange.shared_secret(ke.data))
+            shared, now = yield from key_exchange.shared_secret(self._key_exchange, ke.data)
+            keys = updated_keys(sa, ke.group, shared)
         if self._agrees_on_ppk(sa):
             keys = ppk.take_choice(sa, message, keys)
         sa.install_keys(sa.suite, keys)
@@ -75,7 +78,7 @@ def first_after_init(sa: IkeSa, groups: Sequence[int], auth: IkeAuth) -> IkeInte
     return IkeIntermediate(groups, auth) if groups or sa.ppk.use is ppk.PpkUse.INTERMEDIATE else auth
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side; no one is authenticated yet, and any error ends the IKE SA (s2.21.2)."""
     if not sa.additional and not ppk.awaited(sa):
         raise InvalidSyntax("an IKE_INTERMEDIATE exchange for which nothing was agreed")
@@ -85,7 +88,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         group, ke = sa.additional[0], require(message, KePayload)
         if ke.group != group:
             raise InvalidSyntax(f"a value for method {ke.group} where it is method {group}'s turn")
-        public, shared = respond_key_exchange(group, ke.data, sa.context.random)
+        (public, shared), _ = yield from key_exchange.respond(sa.context, group, ke.data)
         sa.additional = sa.additional[1:]
         keys, payloads = updated_keys(sa, group, shared), (KePayload(group, public),)
     if not sa.additional and ppk.awaited(sa):

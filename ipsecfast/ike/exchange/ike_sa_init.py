@@ -26,9 +26,10 @@ from ipsecfast.ike.constants import (
     NotifyError,
     NotifyType,
 )
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
+from ipsecfast.ike.crypto import KeyExchange
 from ipsecfast.ike.diagnosis import refused_proposals
 from ipsecfast.ike.dialects import vendor_of
+from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Exchange, PeerError, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
 from ipsecfast.ike.exchange.ike_intermediate import first_after_init
@@ -48,6 +49,7 @@ from ipsecfast.ike.proposal import (
 from ipsecfast.ike.signature import SUPPORTED_HASHES
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, Proposal
 
 if TYPE_CHECKING:
@@ -68,17 +70,18 @@ class IkeSaInit(Exchange):
         self.child = child
         self.packet = packet
         self._cookie: NotifyPayload | None = None
+        self._group = 0  # the first of ours, or the one that the peer asks for
         self._key_exchange: KeyExchange | None = None
         self._nonce = b""
         self._restarts = 0
 
-    def request(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+    def request(self, sa: IkeSa, now: float) -> Steps[Sequence[Payload]]:
         """The same nonce and proposals each time; a cookie stays in front once we were given one (s2.6)."""
         proposals = sa.connection.proposals
         if self._key_exchange is None:
-            groups = key_exchange_groups(proposals)
-            self._key_exchange = generate_key_exchange(groups[0], sa.context.random)
-            self._nonce = sa.context.nonce()
+            group = self._group or key_exchange_groups(proposals)[0]
+            self._key_exchange, _ = yield from key_exchange.generate(sa.context, group)
+        self._nonce = self._nonce or sa.context.nonce()
         return (
             *((self._cookie,) if self._cookie else ()),
             SaPayload(proposals),
@@ -92,7 +95,7 @@ class IkeSaInit(Exchange):
             *redirect.offer(sa),
         )
 
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         """Anyone on the path could have made this: what doesn't fit is passed over, the wait goes on (s2.21.1)."""
         if cookie := message.notify(NotifyType.COOKIE):
             self._cookie = NotifyPayload(NotifyType.COOKIE, cookie.data)
@@ -104,7 +107,7 @@ class IkeSaInit(Exchange):
         elif message.errors():
             self._refused(sa, PeerError(message.errors()[0]), now)
         else:
-            self._accept(sa, message, now)
+            yield from self._accept(sa, message, now)
 
     def _restart(self, sa: IkeSa, now: float, why: str) -> None:
         self._restarts += 1
@@ -121,7 +124,7 @@ class IkeSaInit(Exchange):
         if len(notify.data) != 2 or group not in offered or group == used:
             ours = ", ".join(map(group_text, offered))
             raise InvalidSyntax(f"the peer takes no key exchange but {group_text(group)}; we offered {ours}")
-        self._key_exchange = generate_key_exchange(group, sa.context.random)
+        self._group, self._key_exchange = group, None
         self._restart(sa, now, f"for group {group}")
 
     def _refused(self, sa: IkeSa, error: PeerError, now: float) -> None:
@@ -130,7 +133,7 @@ class IkeSaInit(Exchange):
             raise error
         sa.fail(now, *refused_proposals(sa.connection.proposals))
 
-    def _accept(self, sa: IkeSa, message: Message, now: float) -> None:
+    def _accept(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         assert self._key_exchange is not None
         proposal = accept_answer(require(message, SaPayload).proposals, sa.connection.proposals)
         ke, nonce = require(message, KePayload), require(message, NoncePayload).data
@@ -141,7 +144,7 @@ class IkeSaInit(Exchange):
         additional = additional_groups((proposal,))
         if additional and not offers_intermediate(message):
             raise InvalidSyntax("the peer chose an additional key exchange, but does not have IKE_INTERMEDIATE")
-        shared = self._key_exchange.shared_secret(ke.data)
+        shared, now = yield from key_exchange.shared_secret(self._key_exchange, ke.data)
         sa.spi_r, sa.vendor = message.spi_r, vendor_of(message)
         derive_keys(sa, proposal, (self._nonce, nonce), ke.group, shared)
         detect_nat(sa, message)
@@ -167,7 +170,7 @@ class IkeSaInit(Exchange):
         sa.unserved.append((self.child, self.packet))
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side; cookies were dealt with before (`endpoint`). Errors go back unprotected, no SA remains."""
     sa.vendor = vendor_of(message)
     offered = require(message, SaPayload).proposals
@@ -177,9 +180,9 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     groups = key_exchange_groups((proposal,))
     if ke.group not in groups:
         raise InvalidKePayload(groups[0], f"the peer sent a value for group {ke.group}, we take group {groups[0]}")
-    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
-    nonce_r = sa.context.nonce()
     sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
+    (public, shared), _ = yield from key_exchange.respond(sa.context, ke.group, ke.data)
+    nonce_r = sa.context.nonce()
     derive_keys(sa, proposal, (nonce_i, nonce_r), ke.group, shared)
     sa.additional = additional_groups((proposal,))
     redirect.note_support(sa, message)

@@ -23,13 +23,14 @@ from ipsecfast.ike.constants import (
     NotifyType,
     TemporaryFailure,
 )
-from ipsecfast.ike.exchange.base import error_code
+from ipsecfast.ike.exchange.base import Request, error_code
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import ProtocolId
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ class RekeyChild(ChildExchange):
         super().__init__(old.config)
         self.old = old
 
-    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Steps[Request]:
         if not self.old.live or self.old.unwanted:  # the peer rekeyed or deleted it meanwhile, or we will
             return None
         spi = self.old.spi_in.to_bytes(ESP_SPI_LENGTH, "big")  # s1.3.3: the one that we receive on
-        payloads = self.propose(sa, now, NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi), old=self.old)
-        if payloads is not None:
-            self.old.state = ChildState.REKEYING
+        self.old.state = ChildState.REKEYING
+        payloads = yield from self.propose(
+            sa, now, NotifyPayload(NotifyType.REKEY_SA, b"", ProtocolId.ESP, spi), old=self.old
+        )
+        if payloads is None:
+            self.old.state = ChildState.INSTALLED
         return payloads
 
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
@@ -107,7 +111,7 @@ def _end_too(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
         sa.delete_child(new, Cause.OPERATOR, now)
 
 
-def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side; `rekeyed` names the SA by the SPI that the peer receives on, our outbound one."""
     if rekeyed.protocol != ProtocolId.ESP or len(rekeyed.spi) != ESP_SPI_LENGTH:
         raise InvalidSyntax("REKEY_SA names no ESP SA")

@@ -20,7 +20,8 @@ from ipsecfast.ike.constants import (
     NotifyType,
     TemporaryFailure,
 )
-from ipsecfast.ike.crypto import KeyExchange, generate_key_exchange, respond_key_exchange
+from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
@@ -33,6 +34,7 @@ from ipsecfast.ike.quick_crash import PassToken, take_token, token_payloads
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey
 from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import Proposal
 
 if TYPE_CHECKING:
@@ -54,24 +56,26 @@ class RekeyIke(KeyedExchange):
         self._agreed: tuple[Proposal, bytes, bytes, bytes] | None = None  # with the peer's SPI, Nr and g^ir
         self._token = b""
 
-    def create(self, sa: IkeSa, now: float) -> Sequence[Payload]:
+    def create(self, sa: IkeSa, now: float) -> Steps[Sequence[Payload]]:
         self._spi = sa.context.new_ike_spi()
         self._nonce = sa.context.nonce()
         self._proposals = tuple(replace(p, spi=self._spi) for p in sa.connection.proposals)
         groups = key_exchange_groups(self._proposals)
-        self._key_exchange = generate_key_exchange(self._group or groups[0], sa.context.random)
+        self._key_exchange, _ = yield from key_exchange.generate(sa.context, self._group or groups[0])
         ke = KePayload(self._key_exchange.group, self._key_exchange.public)
         return (SaPayload(self._proposals), NoncePayload(self._nonce), ke)
 
-    def agree(self, sa: IkeSa, message: Message, now: float) -> tuple[int, ...]:
+    def agree(self, sa: IkeSa, message: Message, now: float) -> Steps[tuple[tuple[int, ...], float]]:
         assert self._key_exchange is not None
         proposal = accept_answer(require(message, SaPayload).proposals, self._proposals)
         ke, nonce = require(message, KePayload), require(message, NoncePayload).data
         if ke.group != self._key_exchange.group or ke.group not in key_exchange_groups((proposal,)):
             raise InvalidSyntax(f"the peer answered group {self._key_exchange.group} with group {ke.group}")
-        self._agreed = proposal, peer_spi(proposal), nonce, self._key_exchange.shared_secret(ke.data)
+        spi_r = peer_spi(proposal)
+        shared, now = yield from key_exchange.shared_secret(self._key_exchange, ke.data)
+        self._agreed = proposal, spi_r, nonce, shared
         self._token = take_token(message)
-        return additional_groups((proposal,))
+        return additional_groups((proposal,)), now
 
     def complete(self, sa: IkeSa, additional: bytes, now: float) -> None:
         assert self._agreed is not None
@@ -120,7 +124,7 @@ def admit(sa: IkeSa) -> None:
         raise TemporaryFailure("a Child SA of this IKE SA is being created, rekeyed or closed")
 
 
-def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side. While we rekey too, both new IKE SAs stand until the nonces decide."""
     admit(sa)
     offered = require(message, SaPayload).proposals
@@ -130,7 +134,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     if ke.group not in groups:
         raise InvalidKePayload(groups[0], f"the peer sent a value for group {ke.group}, we take group {groups[0]}")
     spi_i = peer_spi(proposal)
-    public, shared = respond_key_exchange(ke.group, ke.data, sa.context.random)
+    (public, shared), now = yield from key_exchange.respond(sa.context, ke.group, ke.data)
     nonce_r, spi_r = sa.context.nonce(), sa.context.new_ike_spi()
     answer = (
         SaPayload((replace(proposal, spi=spi_r),)),

@@ -8,17 +8,16 @@ It is made on demand: a worker that sends by the SA for all asks for its own (s6
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import NotifyError
-from ipsecfast.ike.exchange.base import error_code
+from ipsecfast.ike.exchange.base import Request, error_code
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
-from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.resources import fallback, wanted_resources
+from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class CreateResourceChild(ChildExchange):
         self.reqid = reqid
         self.resource = resource
 
-    def create(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:
+    def create(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
         beside = fallback(sa, self.reqid)
         if beside is None or sa.context.children.occupied(self.reqid, self.resource):
             self._over(sa)

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import InstallSa
-from ipsecfast.ike.context import Outcome
+from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import SaParams
@@ -73,17 +73,20 @@ def _check_progress(sa: IkeSa) -> None:
     if sa.closed:
         assert waits(sa, Timer.LINGER) is not None, f"{sa} is closed and never goes"
         assert not sa.children, f"{sa} is closed and has Child SAs"
-        assert not any((sa.queue, sa.delayed, sa.current, sa.pending)), f"{sa} is closed and waits"
+        assert not any((sa.queue, sa.delayed, sa.current, sa.pending, sa.job, sa.held)), f"{sa} is closed and waits"
         return
     if sa.window.outstanding is not None:
         assert waits(sa, Timer.RETRANSMIT) is not None, f"{sa}: a request is neither repeated nor given up"
         assert sa.current is not None, f"{sa}: a request without an exchange"
     if sa.queue:
-        assert sa.current is not None, f"{sa}: {sa.queue} waits for nothing"
+        assert sa.current is not None or sa.job is not None, f"{sa}: {sa.queue} waits for nothing"
+    if sa.held is not None or sa.answering:
+        assert sa.job is not None, f"{sa}: {sa.held} waits for nothing"
     if sa.delayed:
         assert waits(sa, Timer.RETRY) is not None, f"{sa}: {sa.delayed} waits for ever"
     if sa.pending is not None:
-        assert waits(sa, Timer.FOLLOW_UP) is not None, f"{sa}: {sa.pending} waits for ever"
+        under_way = sa.job is not None or waits(sa, Timer.FOLLOW_UP) is not None
+        assert under_way, f"{sa}: {sa.pending} waits for ever"
     if sa.state is IkeState.REKEYED or sa.redundant:
         ends = sa.window.outstanding is not None or waits(sa, Timer.EXPIRE) is not None
         assert ends, f"{sa} is replaced and stays for ever"

@@ -37,6 +37,7 @@ class Network:
         self.link = link or Link()
         self.links: dict[frozenset[str], Link] = {}
         self.nats: dict[str, Nat] = {}
+        self.computing = 0.0  # seconds that a gateway takes at most for what it does not compute at once
         self.gateways: dict[str, Gateway] = {}
         self.keys = Keys()
         self.transcript: list[Sent | str] = []

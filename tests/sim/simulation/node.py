@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from ipsecfast.configured import ConnectionConfig
 from ipsecfast.ike.actions import (
     Action,
     ActivateOutbound,
+    Compute,
     InstallSa,
     InstallTrap,
     MovePeer,
@@ -21,7 +22,7 @@ from ipsecfast.ike.actions import (
 )
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
-from ipsecfast.ike.constants import Flags
+from ipsecfast.ike.constants import Flags, NotifyError
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.ike.keymat import IkeKeys
@@ -106,27 +107,50 @@ class Gateway:
         self.endpoint.receive_datagram(data, path, self.network.now)
 
     def perform(self) -> None:
-        for action in self.endpoint.actions():
-            self.performed.append(action)
-            match action:
-                case Transmit(path, data):
-                    self._remember_keys(data)
-                    self.network.carry_ike(self, path, data)
-                case InstallSa():
-                    self.dataplane.install(action)
-                case ActivateOutbound(reqid, spi):
-                    self.dataplane.activate(reqid, spi)
-                case RemoveSa():
-                    self.dataplane.remove(action)
-                case MovePeer():
-                    self.dataplane.move(action)
-                case InstallTrap(_, _, reqid):
-                    self.dataplane.traps.add(reqid)
-                case ReleaseHeld(reqid):
-                    self.dataplane.released[reqid] += self.dataplane.held.pop(reqid, 0)
-                case Notify():
-                    self.log.append(action)
-                    self.network.remark(f"{self.name}: {action.event}: {action.message}")
+        while actions := self.endpoint.actions():
+            for action in actions:
+                self._perform(action)
+
+    def _perform(self, action: Action) -> None:
+        self.performed.append(action)
+        match action:
+            case Transmit(path, data):
+                self._remember_keys(data)
+                self.network.carry_ike(self, path, data)
+            case InstallSa():
+                self.dataplane.install(action)
+            case ActivateOutbound(reqid, spi):
+                self.dataplane.activate(reqid, spi)
+            case RemoveSa():
+                self.dataplane.remove(action)
+            case MovePeer():
+                self.dataplane.move(action)
+            case InstallTrap(_, _, reqid):
+                self.dataplane.traps.add(reqid)
+            case ReleaseHeld(reqid):
+                self.dataplane.released[reqid] += self.dataplane.held.pop(reqid, 0)
+            case Compute(job, call):
+                self._compute(job, call)
+            case Notify():
+                self.log.append(action)
+                self.network.remark(f"{self.name}: {action.event}: {action.message}")
+
+    def _compute(self, job: int, call: Callable[[], object]) -> None:
+        """Done at once, or after a while that the seed decides: what comes first need not be done first."""
+        endpoint, network = self.endpoint, self.network
+        try:
+            result = call()
+        except NotifyError as error:
+            result = error
+
+        def deliver() -> None:
+            if endpoint is self.endpoint:  # not those of before a restart
+                endpoint.handle_result(job, result, network.now)
+
+        if network.computing:
+            network.at(network.now + network.computing * self.rng.random(), deliver, self)
+        else:
+            deliver()
 
     def _remember_keys(self, data: bytes) -> None:
         """Each IKE SA shows its keys with every datagram, so none that it used is missed."""
