@@ -40,6 +40,7 @@ class ChildState(Enum):
 
 
 LIVE = frozenset({ChildState.INSTALLED, ChildState.REKEYING})
+REPLACED = frozenset({ChildState.REKEYING, ChildState.REKEYED})
 
 
 class OutboundState(Enum):
@@ -271,13 +272,23 @@ class ChildTable:
         timers = child.ike.context.timers
         timers.clear_all(child)
         if self._active.get(child.place) in (child, None):  # None: not even the first one was ACTIVE yet
-            others = [c for c in self.of_reqid(child.reqid) if c.live and c.place == child.place]
-            if others:
-                self.activate(others[-1])
+            heir = self._heir(child)
+            if heir is not None:
+                self.activate(heir)
         if linger and self._active.get(child.place) is not child:
             timers.set(child, Timer.LINGER, now + linger)
         else:
             self.remove(child)
+
+    def _heir(self, child: ChildSa) -> ChildSa | None:
+        """Who carries the traffic when `child`, which did, is gone: the latest; but not before its predecessor, if that
+        is still there and the peer has not used the new one yet (s2.8)."""
+        siblings = tuple(c for c in self.of_reqid(child.reqid) if c.place == child.place)
+        latest = next((c for c in reversed(siblings) if c.live), None)
+        if latest is None or latest.outbound_state is not OutboundState.REGISTERED:
+            return latest
+        replaced = (c for c in siblings if latest in (c.successor, c.collision) and c.state in REPLACED)
+        return next(replaced, latest)
 
     def remove(self, child: ChildSa) -> None:
         """Nothing of the pair is left."""

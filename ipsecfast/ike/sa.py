@@ -584,6 +584,8 @@ class IkeSa(Channel):
             self.note("ike-down", f"closed, {cause.value}")
         children = tuple(self.children.values())
         for child in children:
+            child.state = ChildState.DELETING  # so that none of them takes over the traffic of another
+        for child in children:
             self.close_child(child, cause, now)
         self.connection.take_back(self, cause, now)
         self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)

@@ -51,6 +51,7 @@ def retire_redundant(sa: IkeSa, now: float) -> None:
     sa.redundant = True
     sa.context.timers.clear_all(sa)
     if sa.state is not IkeState.CLOSED:
+        sa.go_on_waiting(now)
         await_delete(sa, now)
     else:
         sa.context.timers.set(sa, Timer.LINGER, now + sa.context.settings.half_open_timeout)

@@ -34,6 +34,9 @@ class TimerOwner(Protocol):
     def on_timer(self, timer: Timer, now: float) -> None: ...
 
 
+MAX_STALE = 64  # entries of the heap that may be stale beside as many as there are timers
+
+
 class TimerQueue:
     """A heap with lazy deletion: what counts is the table, an entry of the heap that differs from it is stale."""
 
@@ -48,6 +51,13 @@ class TimerQueue:
         """Start the timer, or move it."""
         self._deadlines[owner, timer] = deadline
         heapq.heappush(self._heap, (deadline, next(self._order), owner, timer))
+        if len(self._heap) > 2 * len(self._deadlines) + MAX_STALE:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Without the stale entries, which would keep their owners, and their keys, until a lifetime is over."""
+        self._heap = [e for e in self._heap if self._deadlines.get((e[2], e[3])) == e[0]]
+        heapq.heapify(self._heap)
 
     def clear(self, owner: TimerOwner, timer: Timer) -> None:
         self._deadlines.pop((owner, timer), None)

@@ -102,3 +102,16 @@ def test_rate_limit() -> None:
     assert bucket.take(12.1) is True
     assert bucket.take(12.1) is False
     assert [bucket.take(1000.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_stale_entries_of_the_queue_do_not_pile_up() -> None:
+    """A peer that makes and deletes SAs all day leaves nothing of them until their lifetimes would have been over."""
+    queue, keeper = TimerQueue(), Owner()
+    queue.set(keeper, Timer.EXPIRE, 50_000.0)
+    for number in range(10_000):
+        owner = Owner()
+        queue.set(owner, Timer.EXPIRE, 100_000.0 + number)
+        queue.clear_all(owner)
+    assert len(queue._heap) < 100
+    assert queue.next() == 50_000.0
+    assert queue.pop_due(60_000.0) == (keeper, Timer.EXPIRE)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 from simulation import Gateway, Link, Pair, StartAction, child, connection, run_quiet
 
+from ipsecfast.ike.actions import ActivateOutbound
 from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload
 from ipsecfast.ike.succession import await_delete
@@ -363,3 +365,42 @@ def test_a_first_child_is_rekeyed_before_the_responder_uses_it() -> None:
     assert not pair.b.dataplane.active
     run_quiet(pair)
     pair.check_converged(children=1)
+
+
+def test_children_of_an_ike_sa_that_goes_do_not_take_over_from_each_other() -> None:
+    """a asks for a rekey and forgets everything; its INITIAL_CONTACT ends both Child SAs of b, the successor too, which
+    never carries a packet: a has not installed it."""
+    pair = Pair().up()
+    pair.a.rekey("net")
+    pair.run(0.03)
+    assert "child-rekeyed" in pair.b.events()
+    mark = len(pair.b.performed)
+    pair.a.restart()
+    pair.a.initiate()
+    run_quiet(pair)
+    activated = [x for x in pair.b.performed[mark:] if isinstance(x, ActivateOutbound)]
+    assert [x.spi for x in activated] == [pair.a.the_child().spi_in]
+    pair.check_converged(children=1)
+
+
+def test_a_redundant_ike_sa_goes_on_with_the_request_that_is_under_way() -> None:
+    """s2.8.2: b asks on the successor that a made whether a lives; then it turns out that b's own successor stays. The
+    request is sent again until it is answered."""
+    pair = Pair().up()
+    lowest_is(pair, pair.a)
+
+    def drop(by: str, message: Message | None) -> bool:
+        assert message is not None
+        late = by == "a" and is_rekey_response(message) and pair.now < 101.5
+        return late or (message.exchange == ExchangeType.INFORMATIONAL and pair.now < 110.0)
+
+    pair.link = Link(drop=drop)
+    pair.a.rekey(None)
+    pair.b.rekey(None)
+    pair.run(0.05)
+    (redundant,) = (sa for sa in pair.b.established if sa.predecessor is not None)
+    redundant.start(Liveness(), pair.now)
+    run_quiet(pair)
+    assert redundant.redundant
+    pair.check_converged(children=1)
+    pair.check_forgotten()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from itertools import count
-from typing import Self
+from typing import Self, TypeAlias
 
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.model import Path
@@ -24,6 +24,7 @@ from simulation.plane import EspPacket
 from simulation.transcript import LINES_SHOWN, Sent, message_text
 
 START = 100.0
+Touched: TypeAlias = tuple[Gateway, ...] | None  # whose endpoint an event may have called; None: all
 
 
 class Network:
@@ -42,7 +43,7 @@ class Network:
         self.keys = Keys()
         self.transcript: list[Sent | str] = []
         self.steps = 0
-        self._events: list[tuple[float, int, Gateway | None, Callable[[], None] | None]] = []
+        self._events: list[tuple[float, int, Touched, Callable[[], None] | None]] = []
         self._order = count()
         self._esp_free_at: dict[tuple[str, str], float] = {}
         self._at: dict[object, Gateway] = {}
@@ -55,34 +56,38 @@ class Network:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def at(self, when: float, what: Callable[[], None], gateway: Gateway | None = None) -> None:
-        """`what` concerns `gateway` alone, or, without one, perhaps all."""
-        heapq.heappush(self._events, (when, next(self._order), gateway, what))
+        """`what` concerns the endpoint of `gateway` alone, or, without one, perhaps all."""
+        self._push(when, (gateway,) if gateway else None, what)
+
+    def _push(self, when: float, touched: Touched, what: Callable[[], None] | None) -> None:
+        heapq.heappush(self._events, (when, next(self._order), touched, what))
 
     def touch(self, gateway: Gateway) -> None:
         """Something happened to it: perform what it wants, check it, see when it wants to be called."""
-        gateway.perform()
         with self.explained():
+            gateway.perform()
             invariants.check_gateway(gateway)
         wakes_at = gateway.endpoint.next_timeout()
         if wakes_at is not None and wakes_at != gateway.wakes_at:
-            heapq.heappush(self._events, (wakes_at, next(self._order), gateway, None))
+            self._push(wakes_at, (gateway,), None)
         gateway.wakes_at = wakes_at
 
     def step(self, until: float) -> bool:
         """The next event, not later than `until`."""
         while self._events and self._events[0][0] <= until:
-            when, _, gateway, what = heapq.heappop(self._events)
+            when, _, touched, what = heapq.heappop(self._events)
             self.now = max(self.now, when)
             if what is not None:
-                what()
-            elif gateway is not None and gateway.wakes_at == when:
-                gateway.wakes_at = None
-                gateway.endpoint.handle_timeout(self.now)
+                with self.explained():
+                    what()
+            elif touched and touched[0].wakes_at == when:
+                touched[0].wakes_at = None
+                touched[0].endpoint.handle_timeout(self.now)
             else:
                 continue  # the timer was moved meanwhile
             self.steps += 1
-            for touched in (gateway,) if gateway else tuple(self.gateways.values()):
-                self.touch(touched)
+            for gateway in tuple(self.gateways.values()) if touched is None else touched:
+                self.touch(gateway)
             return True
         self.now = until
         return False
@@ -103,7 +108,7 @@ class Network:
     def traffic(self, seconds: float, every: float = 0.005) -> None:
         """All hosts send all the time, over every reqid that has a Child SA now or gets one."""
         for index in range(int(seconds / every)):
-            self.at(self.now + index * every, self._traffic_once)
+            self._push(self.now + index * every, (), self._traffic_once)
 
     def _traffic_once(self) -> None:
         for gateway in self.gateways.values():
@@ -164,7 +169,7 @@ class Network:
         direction = sender.name, receiver.name
         arrival = max(self.now + self.link_between(sender, receiver).delay, self._esp_free_at.get(direction, 0.0))
         self._esp_free_at[direction] = arrival
-        self.at(arrival, lambda: receiver.dataplane.receive(packet, seen), receiver)
+        self._push(arrival, (), lambda: receiver.dataplane.receive(packet, seen))
 
     # -- what tests ask ------------------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Gateway:
         self.lasting = lasting
         self.configured = tuple(connections)
         self.boots = 0
-        self.delivered = 0  # datagrams that this endpoint was given
+        self.counted = 0  # datagrams of this endpoint that were held against its outcomes
         self.wakes_at: float | None = None
         self.log: list[Notify] = []
         self.performed: list[Action] = []
@@ -79,7 +79,7 @@ class Gateway:
             lasting=self.lasting,
         )
         self.dataplane = DataPlane(self)
-        self.delivered = 0
+        self.counted = 0
 
     @property
     def pair(self) -> Network:
@@ -103,7 +103,6 @@ class Gateway:
         network.at(network.now, arrive, self)
 
     def receive(self, data: bytes, path: object) -> None:
-        self.delivered += 1
         self.endpoint.receive_datagram(data, path, self.network.now)
 
     def perform(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import InstallSa, MovePeer, RemoveSa
-from ipsecfast.ike.child import SLOT_MASK
+from ipsecfast.ike.child import REPLACED, SLOT_MASK
 from ipsecfast.model import (
     Acquire,
     FirstInbound,
@@ -23,6 +23,7 @@ from ipsecfast.model import (
 if TYPE_CHECKING:
     from simulation.node import Gateway
 
+TOLD_EVERY = 1.0  # seconds between two InboundSeen of an SPI
 PACKET_OCTETS = 1000  # each packet counts as many towards limits in bytes
 
 
@@ -44,10 +45,12 @@ class DataPlane:
         self.active: dict[int, int] = {}
         self.own: dict[tuple[int, int], int] = {}  # RFC 9611: of (reqid, worker)
         self.asked: set[tuple[int, int]] = set()
+        self.replacing: defaultdict[int, set[int]] = defaultdict(set)  # by reqid, outbound SPIs that a rekey has made
         self.traps: set[int] = set()
         self.held: Counter[int] = Counter()
         self.released: Counter[int] = Counter()
         self.seen: set[int] = set()
+        self.told: dict[int, float] = {}  # when the last InboundSeen of an SPI was
         self.sent = self.received = self.unroutable = self.over_limit = 0
         self.lost: list[tuple[float, EspPacket]] = []
         self.used: Counter[tuple[bool, int, bytes]] = Counter()  # packets of each SA: inbound, SPI, key
@@ -60,6 +63,9 @@ class DataPlane:
         assert action.inbound.spi >> 20, "the upper bits of an SPI are not to be zero"
         table = self.outbound.setdefault(action.outbound.reqid, {})
         assert action.outbound.spi not in table, f"{name}: an outbound SPI is used twice at once"
+        siblings = self.gateway.endpoint.context.children.of_reqid(action.inbound.reqid)
+        if any(c.state in REPLACED and (c.resource or 0) == (action.inbound.resource or 0) for c in siblings):
+            self.replacing[action.outbound.reqid].add(action.outbound.spi)
         self.inbound[action.inbound.spi] = action.inbound
         table[action.outbound.spi] = action.outbound
         if action.activate_outbound:
@@ -68,8 +74,7 @@ class DataPlane:
     def activate(self, reqid: int, spi: int) -> None:
         assert spi in self.outbound[reqid], "an outbound SA was activated before it was installed"
         params = self.outbound[reqid][spi]
-        predecessors = [p for p in self.outbound[reqid].values() if p.resource == params.resource and p is not params]
-        if predecessors:  # of a first Child SA the responder can't know whether its answer arrived
+        if spi in self.replacing[reqid]:
             self.gateway.network.keys.activated(self.gateway.name, params)
         if params.resource:
             self.own[reqid, params.resource - 1] = spi
@@ -81,6 +86,7 @@ class DataPlane:
     def remove(self, action: RemoveSa) -> None:
         del self.inbound[action.inbound_spi]
         del self.outbound[action.reqid][action.outbound_spi]
+        self.replacing[action.reqid].discard(action.outbound_spi)
         self.seen.discard(action.inbound_spi)
         if self.active.get(action.reqid) == action.outbound_spi:
             del self.active[action.reqid]
@@ -155,7 +161,8 @@ class DataPlane:
         if packet.spi not in self.seen:
             self.seen.add(packet.spi)
             self.gateway.event(FirstInbound(packet.spi))
-        else:
+        elif self.gateway.network.now - self.told.get(packet.spi, 0.0) >= TOLD_EVERY:
+            self.told[packet.spi] = self.gateway.network.now
             self.gateway.event(InboundSeen(packet.spi))
         if params.udp_encap and path != params.path:
             self.gateway.event(PeerMoved(packet.spi, path))

@@ -1,0 +1,3 @@
+from schedules.run import main
+
+main()
