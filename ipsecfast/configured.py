@@ -152,7 +152,7 @@ class ConnectionConfig:
     Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds). `encap`: ESP in UDP even
     without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT). `ppks` are those that
     `ppk_id` names; an initiator takes the first of them. `redirect`: we go where the peer sends us; `redirect_to`:
-    where we send it, an address or a host name (RFC 5685).
+    where we send it, an address or a host name (RFC 5685). `resumption`: tickets are asked for and given (RFC 5723).
     """
 
     name: str
@@ -173,6 +173,7 @@ class ConnectionConfig:
     keyingtries: int = 1
     unique: str = "replace"
     childless: Childless = Childless.ALLOW
+    resumption: bool = False
     redirect: bool = False
     redirect_to: IPAddress | str | None = None
     fragmentation: Fragmentation = Fragmentation.YES

@@ -33,6 +33,7 @@ from ipsecfast.ike.actions import (
     Compute,
     InstallSa,
     InstallTrap,
+    KeepSecrets,
     MovePeer,
     Notify,
     ReleaseHeld,
@@ -41,7 +42,6 @@ from ipsecfast.ike.actions import (
     Transmit,
 )
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.ike.lasting import Lasting
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
 from ipsecfast.model import IKE_PORT, IkeDatagram, InboundSeen, IPAddress
 from ipsecfast.netlink import Changes, Netlink
@@ -56,7 +56,7 @@ from ipsecfast.preflight import (
 from ipsecfast.rings import ring_problems
 from ipsecfast.sockets import IkeSocket, MarkedIkeSocket
 from ipsecfast.spd import resolve_selectors
-from ipsecfast.state import kept_state
+from ipsecfast.state import KeptState, kept_state
 from ipsecfast.status import status_document
 from ipsecfast.steps import Steps
 from ipsecfast.threads import with_workers, worker_count
@@ -78,7 +78,7 @@ def run_gateway(config: GatewayConfig) -> None:
         log_event(logging.WARNING, "configuration", str(warning))
     check_privileges()
     check_engine(config)
-    with closing(Netlink()) as netlink, kept_state(config.state) as lasting:
+    with closing(Netlink()) as netlink, kept_state(config.state) as state:
         check_machine(config, netlink)
         addresses = netlink.addresses()
         problems = foreign_local_addresses(config, addresses) + ring_problems(config, netlink)
@@ -86,7 +86,7 @@ def run_gateway(config: GatewayConfig) -> None:
             raise ConfigError(problems)
         for sentence in advice(config, netlink, addresses):
             log_event(logging.WARNING, "machine", sentence)
-        asyncio.run(Gateway(config, netlink, addresses, lasting).run())
+        asyncio.run(Gateway(config, netlink, addresses, state).run())
 
 
 def check_engine(config: GatewayConfig) -> None:
@@ -113,7 +113,7 @@ class Gateway:
     """One running gateway. `run` is its whole life."""
 
     def __init__(
-        self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...], lasting: Lasting
+        self, config: GatewayConfig, netlink: Netlink, addresses: tuple[IPAddress, ...], state: KeptState
     ) -> None:
         self.config = config
         self.connections = tuple(self._resolved(connection, netlink, addresses) for connection in config.connections)
@@ -122,12 +122,13 @@ class Gateway:
             for connection in self.connections
             for child in connection.children
         }
+        self._state = state
         self.counters: Counter[str] = Counter()
         self._steps = Steps()
         self._control = ControlServer(config.control, self._perform_command)
         self._forwarding = Forwarding(config, self.connections, netlink)
         self._endpoint = IkeEndpoint(
-            self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), lasting=lasting
+            self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), lasting=state.lasting
         )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._workshop = Workshop(self._on_result)
@@ -365,6 +366,8 @@ class Gateway:
                 self._install_trap(connection, child, reqid)
             case ReleaseHeld(reqid):
                 forwarding.release_held(reqid)
+            case KeepSecrets(lasting):
+                self._state.keep(lasting)
             case ResolveName():
                 task = self._loop.create_task(self._resolve(action))
                 self._tasks.add(task)

@@ -15,31 +15,80 @@ from pathlib import Path
 from typing import Any
 
 from ipsecfast.errors import SetupError
-from ipsecfast.ike.lasting import FORGETFUL, Lasting
+from ipsecfast.ike.lasting import FORGETFUL, Lasting, TicketKey
+from ipsecfast.ike.tickets import KEY_LENGTH, NUMBER_LENGTH
 
 SECRETS = "secrets.json"
 SECRET_LENGTH = 32
 _GROUP_AND_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
+class KeptState:
+    """What lasts, and where: `keep` replaces it, on the disk too, if there is a directory at all."""
+
+    def __init__(self, lasting: Lasting, file: Path | None = None) -> None:
+        self.lasting = lasting
+        self._file = file
+
+    def keep(self, lasting: Lasting) -> None:
+        """Raises OSError if it can't be written."""
+        self.lasting = lasting
+        if self._file is not None:
+            _write(self._file, _read(self._file) | _table(lasting))
+
+
 @contextmanager
-def kept_state(directory: str | None) -> Iterator[Lasting]:
+def kept_state(directory: str | None) -> Iterator[KeptState]:
     """Reads what was kept, makes what is missing, and keeps other gateways away until the end.
 
     None: nothing is kept. Raises SetupError if the directory or its file can't be used as they are.
     """
     if directory is None:
-        yield FORGETFUL
+        yield KeptState(FORGETFUL)
         return
     path = Path(directory)
     try:
         descriptor = _enter(path)
-        try:
-            yield Lasting(crash_secret=_crash_secret(path / SECRETS))
-        finally:
-            os.close(descriptor)  # and with it the lock goes
     except OSError as error:
-        raise SetupError(f"gateway.state: {error.filename or path} can't be used: {error.strerror}") from error
+        raise _unusable(path, error) from error
+    try:
+        yield _load(path / SECRETS)
+    finally:
+        os.close(descriptor)  # and with it the lock goes
+
+
+def _load(file: Path) -> KeptState:
+    try:
+        kept = _read(file)
+        if "crash_secret" not in kept:
+            kept["crash_secret"] = os.urandom(SECRET_LENGTH).hex()
+            _write(file, kept)
+    except OSError as error:
+        raise _unusable(file, error) from error
+    try:
+        secret = bytes.fromhex(kept["crash_secret"])
+        keys = tuple(_ticket_key(entry) for entry in kept.get("ticket_keys", ()))
+    except (TypeError, ValueError, KeyError):
+        secret, keys = b"", ()
+    if len(secret) != SECRET_LENGTH:
+        raise SetupError(f"gateway.state: {file} is not what this gateway wrote: remove it")
+    return KeptState(Lasting(secret, keys), file)
+
+
+def _ticket_key(entry: dict[str, Any]) -> TicketKey:
+    key = TicketKey(bytes.fromhex(entry["number"]), bytes.fromhex(entry["key"]), float(entry["made"]))
+    if (len(key.number), len(key.key)) != (NUMBER_LENGTH, KEY_LENGTH):
+        raise ValueError("not a ticket key")
+    return key
+
+
+def _table(lasting: Lasting) -> dict[str, Any]:
+    keys = [{"number": k.number.hex(), "key": k.key.hex(), "made": k.made} for k in lasting.ticket_keys]
+    return {"crash_secret": lasting.crash_secret.hex(), "ticket_keys": keys}
+
+
+def _unusable(path: Path, error: OSError) -> SetupError:
+    return SetupError(f"gateway.state: {error.filename or path} can't be used: {error.strerror}")
 
 
 def _enter(path: Path) -> int:
@@ -66,20 +115,6 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise SetupError(
             f"gateway.state: {path} belongs to user {status.st_uid}, not to root or to the user who runs the gateway"
         )
-
-
-def _crash_secret(file: Path) -> bytes:
-    kept = _read(file)
-    if "crash_secret" not in kept:
-        kept["crash_secret"] = os.urandom(SECRET_LENGTH).hex()
-        _write(file, kept)
-    try:
-        secret = bytes.fromhex(kept["crash_secret"])
-    except (TypeError, ValueError):
-        secret = b""
-    if len(secret) != SECRET_LENGTH:
-        raise SetupError(f"gateway.state: {file} holds no crash_secret of {SECRET_LENGTH} bytes: remove it")
-    return secret
 
 
 def _read(file: Path) -> dict[str, Any]:

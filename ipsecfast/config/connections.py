@@ -64,6 +64,7 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
         childless=section.take("childless", values.choice(Childless), Childless.ALLOW),
         unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
+        resumption=section.take("resumption", values.boolean, False),
         redirect=section.take("redirect", values.boolean, True),
         redirect_to=section.take("redirect_to", values.optional(values.gateway), None),
         ppk_id=section.take("ppk_id", values.optional(values.text), None),

@@ -15,8 +15,8 @@ from cryptography import x509
 
 from ipsecfast.config.gateway import Carrier, RingChoice, RingKind
 from ipsecfast.identity import Identity
+from ipsecfast.ike.gateway_identity import parse_target
 from ipsecfast.ike.proposal import parse_proposal
-from ipsecfast.ike.redirect import parse_target
 from ipsecfast.model import (
     MAX_PORT,
     PROTOCOL_ICMP,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from ipsecfast.ike.lasting import Lasting
 from ipsecfast.model import Path, SaParams
 
 Details: TypeAlias = tuple[tuple[str, str], ...]
@@ -102,6 +103,13 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepSecrets:
+    """What is to outlive a restart has changed."""
+
+    lasting: Lasting
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Something a person wants to know. `event` is a stable word, `message` the sentence, `level` logging's.
 
@@ -127,5 +135,6 @@ Action: TypeAlias = (
     | ReleaseHeld
     | ResolveName
     | Compute
+    | KeepSecrets
     | Notify
 )

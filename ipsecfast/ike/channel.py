@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.auth import IntAuth
-from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.constants import IN_CLEAR, ExchangeType
 from ipsecfast.ike.context import Context
 from ipsecfast.ike.crypto import SkCipher
 from ipsecfast.ike.fragments import Reassembly, is_fragment, open_fragment, seal_datagrams
@@ -94,7 +94,7 @@ class Channel(ABC):
             IntegrityError: nobody knows who sent it.
             NotifyError: authentic and wrong.
         """
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in IN_CLEAR:
             return parse_message(data), data
         assert self._cipher_in is not None
         opened = self._open_protected(header, data, self._cipher_in)
@@ -120,7 +120,7 @@ class Channel(ABC):
     ) -> tuple[bytes, ...]:
         """The datagrams of one message: several where it is longer than the path surely takes (RFC 7383)."""
         message = Message(self.spi_i, self.spi_r, exchange, message_id, response, self.initiator, tuple(payloads))
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in IN_CLEAR:
             return (encode_message(message),)
         if exchange == ExchangeType.IKE_INTERMEDIATE:
             self._cover(message, covered_octets_of(message))
@@ -150,7 +150,7 @@ class Channel(ABC):
     def send_request(self, exchange: int, payloads: Sequence[Payload], now: float) -> None:
         """Our next request; it is sent again until `request_concluded`."""
         datagrams = self.encode(exchange, self.window.next_request, payloads, response=False)
-        if exchange == ExchangeType.IKE_SA_INIT:
+        if exchange in IN_CLEAR:
             (self.init_sent,) = datagrams
         self.window.sent(datagrams)
         self.go_on_waiting(now)
@@ -180,7 +180,7 @@ class Channel(ABC):
         self.context.timers.clear(self, Timer.RETRANSMIT)
 
     def request_withdrawn(self) -> None:
-        """It goes out again in another shape, under the same message ID (IKE_SA_INIT only)."""
+        """It goes out again in another shape, under the same message ID (exchanges in clear only)."""
         self.window.restart()
         self.context.timers.clear(self, Timer.RETRANSMIT)
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad, redirect
+from ipsecfast.ike import pad, redirect, resumption
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.claims import Claims
@@ -17,8 +17,10 @@ from ipsecfast.ike.context import INFO, WARNING, Context
 from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
+from ipsecfast.ike.exchange.ike_session_resume import IkeSessionResume
 from ipsecfast.ike.proposal import select
 from ipsecfast.ike.redirect import Redirection
+from ipsecfast.ike.resumption import Ticket
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import await_delete
@@ -38,6 +40,7 @@ class Connection:
         self.addresses = pad.peer_addresses(config)
         self.claims = Claims()
         self.redirection = Redirection()
+        self.ticket: Ticket | None = None
         self.redirect_to = config.redirect_to
         self.waiting: dict[str, tuple[ChildConfig, Acquire | None]] = {}
         self._tries = 0
@@ -122,7 +125,8 @@ class Connection:
         sa.manners.came_from = sent_on[1] if sent_on else None
         self.context.ike_sas[sa.own_spi] = sa
         (first, packet), *rest = wanted
-        sa.queue.append(IkeSaInit(first, packet))
+        ticket = resumption.usable_ticket(self)
+        sa.queue.append(IkeSessionResume(first, packet, ticket) if ticket else IkeSaInit(first, packet))
         sa.queue.extend(CreateChild(child, asked_by) for child, asked_by in rest)
         self.note("connecting", f"initiating to {remote} for {', '.join(c.name for c, _ in wanted)}")
         sa.advance(now)

@@ -56,6 +56,10 @@ class ExchangeType(IntEnum):
     IKE_FOLLOWUP_KE = 44
 
 
+# They make an IKE SA, and nothing protects them.
+IN_CLEAR = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME})
+
+
 class Flags(IntFlag):
     """RFC 7296 s3.1: the flags of the IKE header."""
 

@@ -15,6 +15,7 @@ from ipsecfast.ike.jobs import Jobs
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import ZERO_SPI
 from ipsecfast.ike.outcome import Outcome
+from ipsecfast.ike.tickets import Spent
 from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Settings:
     child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
     activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come
     follow_up_timeout: float = 60.0  # how long what a CREATE_CHILD_SA agreed on waits for the next key exchange
+    ticket_lifetime: float = 4 * 3600.0  # how long a session may be resumed (RFC 5723)
+    session_lifetime: float = 24 * 3600.0  # until the two ends have to prove again who they are
     redirect_grace: float = 2.0  # how long an IKE SA that is left for another gateway still carries its Child SAs
     redirect_patience: float = 60.0  # how long a peer that was sent away may take to go (RFC 5685 s5)
     retry: tuple[float, float] = (5.0, 10.0)  # after TEMPORARY_FAILURE, and a rekey that failed otherwise
@@ -69,6 +72,7 @@ class Context:
         self.counters: Counter[str] = Counter()
         self.reqids = Reqids()
         self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
+        self.spent = Spent()
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
         self.half_open: set[IkeSa] = set()
         self.jobs = Jobs(self)

@@ -22,6 +22,7 @@ from ipsecfast.ike.connection import Connection
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
     HEADER_LENGTH,
+    IN_CLEAR,
     ExchangeType,
     Flags,
     InvalidIkeSpi,
@@ -37,6 +38,7 @@ from ipsecfast.ike.diagnosis import other_version, unknown_addresses
 from ipsecfast.ike.exchange import resource_child
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
+from ipsecfast.ike.gateway_identity import Target
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
 from ipsecfast.ike.outcome import Outcome
@@ -154,7 +156,7 @@ class IkeEndpoint:
         """Rekey a child's SAs, or the IKE SAs (child None); how many. KeyError for a name that isn't configured."""
         return self._named(connection, child).rekey(child, now)
 
-    def send_away(self, connection: str, target: redirect.Target | None, now: float) -> tuple[int, int]:
+    def send_away(self, connection: str, target: Target | None, now: float) -> tuple[int, int]:
         """Send the peers of a connection to another gateway, or (None) no longer (RFC 5685); how many IKE SAs were
         asked to move, and how many have peers that don't know how. KeyError for a name that isn't configured."""
         return redirect.send_away(self.connections[connection], target, now)
@@ -211,7 +213,7 @@ class IkeEndpoint:
         if sa is not None:
             clear = quick_crash.is_unprotected_answer(header)
             return quick_crash.heed(sa, data, now) if clear else sa.handle(header, data, path, now)
-        if header.exchange == ExchangeType.IKE_SA_INIT and not header.is_response:
+        if header.exchange in IN_CLEAR and not header.is_response:
             return self._initial_request(header, data, path, now)
         return self._stranger(header, data, path, now)
 
@@ -265,7 +267,7 @@ class IkeEndpoint:
         self.context.ike_sas[sa.own_spi] = self.context.by_request[digest] = sa
         self.context.half_open.add(sa)
         self.context.timers.set(sa, Timer.HALF_OPEN, now + self.context.settings.half_open_timeout)
-        handler = TRANSITIONS[IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER]
+        handler = TRANSITIONS[IkeState.CONNECTING, header.exchange, Role.RESPONDER]
         return sa.answer(handler, message, header, data, path, now)
 
     def _refuse_initial(self, header: Header, error: NotifyError, path: Path, now: float) -> Outcome:

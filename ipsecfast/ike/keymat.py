@@ -84,6 +84,22 @@ def mix_ppk(prf: Prf, ppk: bytes, keys: IkeKeys) -> IkeKeys:
     return replace(keys, sk_d=mixed(keys.sk_d), sk_pi=mixed(keys.sk_pi), sk_pr=mixed(keys.sk_pr))
 
 
+def derive_resumed_ike_keys(
+    prf: Prf,
+    old_sk_d: bytes,
+    encr: Transform,
+    integ: Transform | None,
+    nonce_i: bytes,
+    nonce_r: bytes,
+    spi_i: bytes,
+    spi_r: bytes,
+) -> IkeKeys:
+    """RFC 5723 s5.1: SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr), and all keys from it; nonces and SPIs are
+    those of IKE_SESSION_RESUME, the algorithms those of the old IKE SA."""
+    skeyseed = prf.compute(old_sk_d, b"Resumption" + nonce_i + nonce_r)
+    return _expand(prf, encr, integ, skeyseed, nonce_i + nonce_r + spi_i + spi_r)
+
+
 def derive_ppk_ike_keys(
     prf: Prf,
     encr: Transform,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import constant_time, hashes, hmac
 
-from ipsecfast.ike.constants import ExchangeType, NotifyError, NotifyType, PayloadType
+from ipsecfast.ike.constants import IN_CLEAR, ExchangeType, NotifyError, NotifyType, PayloadType
 from ipsecfast.ike.context import Context
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Header, Message, parse_message
@@ -104,7 +104,7 @@ def replace_token(sa: IkeSa, notify: NotifyPayload) -> None:
 def is_unprotected_answer(header: Header) -> bool:
     """A response in clear to a request that was protected."""
     clear = header.next_payload not in PROTECTED
-    return header.is_response and clear and header.exchange != ExchangeType.IKE_SA_INIT
+    return header.is_response and clear and header.exchange not in IN_CLEAR
 
 
 def heed(sa: IkeSa, data: bytes, now: float) -> Outcome:

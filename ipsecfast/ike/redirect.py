@@ -12,19 +12,17 @@ What goes to the new gateway has N(REDIRECTED_FROM, old gateway) in place of N(R
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ConnectionConfig
 from ipsecfast.ike import pad
 from ipsecfast.ike.actions import ResolveName
 from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyType
 from ipsecfast.ike.exchange.base import Exchange
+from ipsecfast.ike.gateway_identity import Target, gateway_id, parse_gateway_id
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
 from ipsecfast.ike.states import Cause, IkeState
@@ -37,61 +35,6 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 5  # within REDIRECT_LOOP_DETECT_PERIOD seconds: more are a loop
 REDIRECT_LOOP_DETECT_PERIOD = 300.0
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-
-Target: TypeAlias = IPAddress | str  # an address, or a name that the shell resolves
-
-
-class GatewayIdType(IntEnum):
-    """How a REDIRECT or REDIRECTED_FROM names a gateway."""
-
-    IPV4 = 1
-    IPV6 = 2
-    FQDN = 3
-
-
-LENGTHS = {GatewayIdType.IPV4: 4, GatewayIdType.IPV6: 16}
-
-
-def parse_target(text: str) -> Target:
-    """What an operator writes. Raises ValueError if it is neither an address nor a host name."""
-    try:
-        return ip_address(text)
-    except ValueError:
-        if HOST_NAME.fullmatch(text) is None or text.replace(".", "").isdecimal():
-            raise ValueError("expected the address or the host name of another gateway") from None
-        return text
-
-
-def gateway_id(target: Target) -> bytes:
-    """The data of REDIRECTED_FROM, and of REDIRECT without a nonce: type, length, identity."""
-    if isinstance(target, str):
-        kind, data = GatewayIdType.FQDN, target.encode("ascii")
-    else:
-        kind, data = GatewayIdType.IPV4 if target.version == 4 else GatewayIdType.IPV6, target.packed
-    return bytes([kind, len(data)]) + data
-
-
-def parse_gateway_id(data: bytes) -> tuple[Target, bytes]:
-    """The gateway, and what follows it: the nonce of a REDIRECT in IKE_SA_INIT.
-
-    Raises:
-        InvalidSyntax: no gateway that we could go to.
-    """
-    if len(data) < 2 or len(data) < 2 + data[1]:
-        raise InvalidSyntax(f"a gateway identity of {len(data)} octets that claims more")
-    kind, identity, rest = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]
-    if len(identity) != LENGTHS.get(kind, len(identity)):  # type: ignore[call-overload]
-        raise InvalidSyntax(f"a gateway identity of type {kind} with {len(identity)} octets")
-    match kind:
-        case GatewayIdType.IPV4:
-            return IPv4Address(identity), rest
-        case GatewayIdType.IPV6:
-            return IPv6Address(identity), rest
-        case GatewayIdType.FQDN if HOST_NAME.fullmatch(name := identity.decode("ascii", "replace")):
-            return name, rest
-    raise InvalidSyntax(f"a gateway identity of type {kind} that names no gateway")
 
 
 @dataclass(slots=True)

@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
+from ipsecfast.ike import resumption
 from ipsecfast.ike.actions import Details, Notify
-from ipsecfast.ike.arrival import Arrived, is_fatal, role_of
+from ipsecfast.ike.arrival import Arrived, is_fatal, role_of, tell_refusal
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
-    ExchangeType,
+    IN_CLEAR,
     IntegrityError,
-    InvalidKePayload,
     NotifyError,
     NotifyType,
-    TemporaryFailure,
 )
 from ipsecfast.ike.context import INFO, WARNING, Context
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.diagnosis import Failure, silence
-from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init
+from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init, ike_session_resume
 from ipsecfast.ike.exchange.base import Exchange, PeerError, Request, error_notify
 from ipsecfast.ike.exchange.child_offer import child_text
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
@@ -41,6 +40,7 @@ from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.ppk import PpkState
 from ipsecfast.ike.proposal import has_ml_kem, proposal_text
 from ipsecfast.ike.redirect import Manners
+from ipsecfast.ike.resumption import SessionState
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
@@ -75,6 +75,7 @@ class IkeSa(Channel):
         self.remote_id: Identity | None = None
         self.nonces = (b"", b"")  # Ni, Nr of the exchange that made it
         self.manners = Manners()  # RFC 5685: who goes where the other end sends it
+        self.session = SessionState()  # RFC 5723: tickets, and what was resumed
         self.leaving = False  # for another gateway, as soon as that one serves us
         self.peer_token = b""  # RFC 6290: what the peer would show if it lost this IKE SA
         self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
@@ -153,13 +154,13 @@ class IkeSa(Channel):
     def _fits(self, header: Header, role: Role) -> bool:
         """The initiator flag, who may begin an IKE SA, and that the response is one to the request that we sent."""
         same_spis = header.spi_i == self.spi_i and header.spi_r == self.spi_r
-        if header.from_initiator == self.initiator or not (same_spis or header.exchange == ExchangeType.IKE_SA_INIT):
+        if header.from_initiator == self.initiator or not (same_spis or header.exchange in IN_CLEAR):
             return False
         if header.exchange in OPENING and (role is Role.INITIATOR) != self.initiator:
             return False
         if role is Role.INITIATOR and (self.current is None or self.current.type != header.exchange):
             return False
-        return header.exchange == ExchangeType.IKE_SA_INIT or self.has_keys
+        return header.exchange in IN_CLEAR or self.has_keys
 
     def _open(self, header: Header, data: bytes) -> tuple[Message | NotifyError, bytes] | Outcome:
         """An authentic message, or what is wrong with an authentic one, which is answered too (s2.21.3)."""
@@ -186,14 +187,14 @@ class IkeSa(Channel):
         self.answering = False
         failure = answer if isinstance(answer, NotifyError) else None
         if isinstance(answer, NotifyError):
-            self._request_refused(header.exchange, answer, now)
+            tell_refusal(self, header.exchange, answer, now)
             answer = (error_notify(answer),)
         response = self.encode(header.exchange, header.message_id, answer, response=True)
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in IN_CLEAR:
             self.init_received, (self.init_sent,) = data, response
         self.window.answered(data, response)
         self.transmit(response, path, now)
-        if failure is not None and header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in IN_CLEAR and (failure is not None or not self.has_keys):
             self._never_was()
         elif failure is not None and is_fatal(self.state, failure):
             self.close(Cause.PROTOCOL if self.state is not IkeState.CONNECTING else Cause.REFUSED, now)
@@ -201,27 +202,16 @@ class IkeSa(Channel):
         return Outcome.PROCESSED if failure is None else Outcome.ANSWERED_ERROR
 
     def _never_was(self) -> None:
-        """s2.21.1: IKE_SA_INIT was refused, and nothing of the IKE SA remains."""
+        """s2.21.1: IKE_SA_INIT was refused, or a ticket, and nothing of the IKE SA remains."""
         self.state = IkeState.CLOSED
         self.context.half_open.discard(self)
         self.context.timers.clear_all(self)
         self.context.forget(self)
 
-    def _request_refused(self, exchange: int, error: NotifyError, now: float) -> None:
-        name = ExchangeType(exchange).name
-        text = f"{self}: {name} request answered with {error.notify_type.name}: {error}"
-        level = INFO if isinstance(error, (InvalidKePayload, TemporaryFailure)) else WARNING
-        if level == WARNING:
-            text = self.record("request-refused", text, now, error.mismatch)
-        if self.state is IkeState.CONNECTING:
-            self.context.complain(now, "request-refused", text, f"{name} {self.path.remote}", level)
-        else:
-            self.context.emit(Notify("request-refused", text, level, self.connection.config.name, key=name))
-
     def _on_response(self, handler: Handler, arrived: Arrived, now: float) -> Outcome:
         exchange, message = self.current, arrived.message
         assert exchange is not None
-        if arrived.header.exchange != ExchangeType.IKE_SA_INIT:
+        if arrived.header.exchange not in IN_CLEAR:
             heard(self, arrived.path, now)
             self.request_concluded()
         else:
@@ -281,7 +271,7 @@ class IkeSa(Channel):
         return Outcome.PROCESSED
 
     def restart(self, exchange: Exchange) -> None:
-        """The same request in another shape, with the same message ID (IKE_SA_INIT only)."""
+        """The same request in another shape, with the same message ID (exchanges in clear only)."""
         self.request_withdrawn()
         self.queue.appendleft(exchange)
 
@@ -416,7 +406,8 @@ class IkeSa(Channel):
     def negotiates(self, config: ChildConfig) -> bool:
         """A new Child SA of this configuration is on its way."""
         waiting = (*self.queue, *self.delayed, *((self.current,) if self.current else ()))
-        kinds = (CreateChild, ike_auth.IkeAuth, ike_intermediate.IkeIntermediate, ike_sa_init.IkeSaInit)
+        opening = (ike_sa_init.IkeSaInit, ike_session_resume.IkeSessionResume, ike_intermediate.IkeIntermediate)
+        kinds = (CreateChild, ike_auth.Authentication, *opening)
         return any(isinstance(e, kinds) and e.child is config for e in waiting)
 
     def child_refused(self, config: ChildConfig, text: str, now: float, mismatch: Mismatch | None = None) -> None:
@@ -510,6 +501,7 @@ class IkeSa(Channel):
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor, new.manners = self, self.manners
+        resumption.inherit(self, new)
         new.quantum_resistant = self.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
         new.ppk = self.ppk
         new.state = IkeState.ESTABLISHED
@@ -587,6 +579,7 @@ class IkeSa(Channel):
             child.state = ChildState.DELETING  # so that none of them takes over the traffic of another
         for child in children:
             self.close_child(child, cause, now)
+        resumption.ended(self, cause)
         self.connection.take_back(self, cause, now)
         self.context.timers.set(self, Timer.LINGER, now + self.context.settings.half_open_timeout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ipsecfast.ike import resumption
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
@@ -27,6 +28,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     old.go_on_waiting(now)
     old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.retransmit.total)
     new.note("ike-rekeyed", f"took the place of {old}")
+    resumption.renew(new, now)
     if old.closing is not None:
         new.delete(old.closing, now)
     for exchange in moving:

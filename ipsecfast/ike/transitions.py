@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.constants import IN_CLEAR, ExchangeType
 from ipsecfast.ike.exchange import (
     create_child_sa,
     ike_auth,
     ike_followup_ke,
     ike_intermediate,
     ike_sa_init,
+    ike_session_resume,
     informational,
 )
 from ipsecfast.ike.message import Message
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Answer: TypeAlias = Sequence[Payload] | Steps[Sequence[Payload]]
 Handler: TypeAlias = Callable[["IkeSa", Message, float], Answer]
 # Only the original initiator begins these.
-OPENING = frozenset({ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH})
+OPENING = IN_CLEAR | {ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH}
 
 
 def conclude(sa: IkeSa, message: Message, now: float) -> Answer:
@@ -49,6 +50,8 @@ TRANSITIONS: Mapping[tuple[IkeState, int, Role], Handler] = MappingProxyType(
     {
         (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER): ike_sa_init.respond,
         (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR): conclude,
+        (IkeState.CONNECTING, ExchangeType.IKE_SESSION_RESUME, Role.RESPONDER): ike_session_resume.respond,
+        (IkeState.CONNECTING, ExchangeType.IKE_SESSION_RESUME, Role.INITIATOR): conclude,
         (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.RESPONDER): ike_intermediate.respond,
         (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.INITIATOR): conclude,
         (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER): ike_auth.respond,

@@ -64,11 +64,12 @@ def accounted_for(gateway: Gateway) -> bool:
 
 
 def fresh(seed: int, **options: object) -> Pair:
-    """Every other seed with additional key exchanges, every third with a PPK."""
+    """Every other seed with additional key exchanges, the others with tickets and redirects; every third with a PPK."""
     words = "x25519-ke1_mlkem768" if seed % 2 else "x25519"
     ike, esp = (f"aes128gcm16-prfsha256-{words}",), (f"aes128gcm16-{words}", "aes128gcm16")
     if seed % 3 == 0:
         options["ppks"] = (PostquantumKey(b"ppk", b"a post-quantum pre-shared key"),)
+    options |= {"resumption": True, "redirect": True} if seed % 2 == 0 else {}
     ends = {
         x: connection(x, **options, ike=ike, children=tuple(child(f"net{n}", x, esp=esp) for n in (0, 1))) for x in "ab"
     }
@@ -79,10 +80,14 @@ def fresh(seed: int, **options: object) -> Pair:
 
 
 def genuine(seed: int) -> list[tuple[str, bytes, Path]]:
-    """The datagrams of a life: set up, a second child, rekeys, deletes; with who receives them and on which path."""
+    """The datagrams of a life: set up, a restart and what follows, a second child, rekeys, deletes; with who receives
+    them and on which path."""
     pair = fresh(seed)
     pair.a.initiate(None)
     pair.run(2.0)
+    pair.b.restart()
+    pair.traffic(0.1)
+    pair.run(8.0)
     for what in ("net0", None):
         pair.b.rekey(what)
         pair.run(2.0)

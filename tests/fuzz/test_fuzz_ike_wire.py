@@ -9,8 +9,10 @@ import contextlib
 import os
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,8 @@ from ipsecfast.errors import ProtocolError
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import IntegrityError, NoProposalChosen, NotifyType, PayloadType
 from ipsecfast.ike.crypto import SkCipher, generate_key_exchange
+from ipsecfast.ike.gateway_identity import gateway_id, parse_gateway_id
+from ipsecfast.ike.lasting import Lasting, TicketKey
 from ipsecfast.ike.message import Message, encode_message, open_message, parse_header, parse_message, seal_message
 from ipsecfast.ike.payloads import (
     PARSERS,
@@ -38,6 +42,7 @@ from ipsecfast.ike.payloads import (
     VendorIdPayload,
 )
 from ipsecfast.ike.proposal import mismatch_text, parse_proposal, proposal_text, select
+from ipsecfast.ike.tickets import LABEL, unseal
 from ipsecfast.model import ProtocolId, TrafficSelector, Transform, TransformType, parse_address
 
 ROUNDS = int(os.environ.get("IPSECFAST_FUZZ_ROUNDS", "1"))
@@ -182,6 +187,23 @@ def test_mutated_payloads_of_an_authentic_peer(seed: int) -> None:
 @settings(max_examples=300 * ROUNDS)
 def test_garbage(data: bytes) -> None:
     assert not survives(data)
+
+
+@given(st.binary(max_size=80))
+def test_garbage_gateways(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        target, rest = parse_gateway_id(data)
+        assert gateway_id(target) + rest == data
+
+
+@given(st.binary(max_size=300))
+def test_garbage_tickets(data: bytes) -> None:
+    """Also when it was sealed with our own key, by another version of us."""
+    key = TicketKey(b"8 octets", b"k" * 32, 0.0)
+    context = SimpleNamespace(lasting=Lasting(ticket_keys=(key,)))
+    assert unseal(context, data) is None
+    sealed = key.number + b"n" * 12 + AESGCM(key.key).encrypt(b"n" * 12, data, LABEL + key.number)
+    assert unseal(context, sealed) is None or data
 
 
 @given(st.sampled_from(sorted(PARSERS)), st.binary(max_size=120))

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from simulation import Pair, own_cipher
 
-from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.constants import IN_CLEAR, ExchangeType
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.message import Message, encode_message, parse_header, seal_message
 from ipsecfast.ike.outcome import Outcome
@@ -16,10 +16,12 @@ from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.transitions import TRANSITIONS
 
 ALL = list(itertools.product(IkeState, ExchangeType, Role))
-# RFC 7296 s1.2-1.4, s2.25, RFC 9242, RFC 9370: all that may happen. Written down a second time, on purpose.
+# RFC 7296 s1.2-1.4, s2.25, RFC 5723, RFC 9242, RFC 9370: all that may happen. Written down a second time, on purpose.
 ALLOWED = {
     (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.RESPONDER),
     (IkeState.CONNECTING, ExchangeType.IKE_SA_INIT, Role.INITIATOR),
+    (IkeState.CONNECTING, ExchangeType.IKE_SESSION_RESUME, Role.RESPONDER),
+    (IkeState.CONNECTING, ExchangeType.IKE_SESSION_RESUME, Role.INITIATOR),
     (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.RESPONDER),
     (IkeState.CONNECTING, ExchangeType.IKE_INTERMEDIATE, Role.INITIATOR),
     (IkeState.CONNECTING, ExchangeType.IKE_AUTH, Role.RESPONDER),
@@ -66,7 +68,7 @@ class Pending(Exchange):
 def authentic(peer: IkeSa, exchange: ExchangeType, message_id: int, role: Role) -> bytes:
     """What the peer would send: for `Role.RESPONDER` of ours a request."""
     message = Message(peer.spi_i, peer.spi_r, exchange, message_id, role is Role.INITIATOR, peer.initiator)
-    if exchange == ExchangeType.IKE_SA_INIT:
+    if exchange in IN_CLEAR:
         return encode_message(message)
     cipher = own_cipher(peer)
     return seal_message(message, cipher, (1 << 40).to_bytes(cipher.iv_length, "big"))
@@ -92,7 +94,7 @@ def test_every_combination(state: IkeState, exchange: ExchangeType, role: Role) 
     outcome = sa.handle(parse_header(data), data, sa.path, pair.now)
     if (state, exchange, role) in ALLOWED:
         assert outcome is not Outcome.REFUSED
-        assert (sa.window.expected_request, sa.window.next_request) != before or exchange is ExchangeType.IKE_SA_INIT
+        assert (sa.window.expected_request, sa.window.next_request) != before or exchange in IN_CLEAR
     else:
         assert outcome is Outcome.REFUSED
         assert sa.state is state
@@ -100,7 +102,7 @@ def test_every_combination(state: IkeState, exchange: ExchangeType, role: Role) 
         assert us.endpoint.actions() == []
 
 
-@pytest.mark.parametrize("exchange", [ExchangeType.IKE_SA_INIT, ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH])
+@pytest.mark.parametrize("exchange", sorted(IN_CLEAR | {ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH}))
 def test_an_initiator_is_not_asked_to_be_a_responder(exchange: ExchangeType) -> None:
     """The table has no column for who began the IKE SA; `_fits` keeps the opening exchanges in their direction."""
     pair = Pair().up()

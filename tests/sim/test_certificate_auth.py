@@ -14,6 +14,7 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike import signature
 from ipsecfast.ike.constants import AuthMethod, NotifyType
 from ipsecfast.ike.exchange import ike_sa_init
+from ipsecfast.ike.lasting import Lasting
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 ID = {"a": Identity(2, b"a.test"), "b": Identity(2, b"b.test")}
@@ -160,3 +161,33 @@ def test_announced_hashes() -> None:
     made = Pair(by_certificate("a"), by_certificate("b")).up()
     for line in made.transcript[1:3]:
         assert line.message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS).data.hex() == "0002000300040005"
+
+
+def test_a_session_is_resumed_until_the_certificate_expires() -> None:
+    """RFC 5723 s6.2: without certificates and signatures, and never longer than they would be good for."""
+    short = make_certificate(["a.test", str(ADDRESS["a"])], KeyType.ECDSA256, root(KeyType.ECDSA256, "Root"), days=1)
+    mine = replace(local("a"), certificates=(short.certificate,), key=short.key)
+    made = Pair(by_certificate("a", local=mine, resumption=True), by_certificate("b", resumption=True), seed=3)
+    for gateway in (made.a, made.b):
+        gateway.endpoint.context.lasting = Lasting(crash_secret=b"s" * 32)
+    made.up()
+
+    def come_back() -> list[str]:
+        made.b.restart()
+        made.a.dataplane.send(made.a.the_child().reqid)
+        mark = made.mark()
+        made.run(8.0)
+        return made.exchange(mark)[3:]
+
+    resumed = come_back()
+    assert resumed[0].startswith("a --> IKE_SESSION_RESUME")
+    assert not any("CERT" in line for line in resumed)
+    made.check_converged(children=1)
+    made.wall_clock = short.certificate.not_valid_after_utc - timedelta(hours=1)
+    made.a.rekey(None)  # for a ticket of this hour
+    made.run(8.0)
+    assert made.a.endpoint.connections["ab"].ticket is not None
+    made.wall_clock += timedelta(hours=2)
+    assert come_back()[0].startswith("a --> IKE_SA_INIT")
+    run_quiet(made)
+    assert not made.b.established

@@ -15,9 +15,10 @@ from ipsecfast.configured import AuthConfig
 from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import ResolveName, Transmit
 from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyType
+from ipsecfast.ike.gateway_identity import gateway_id, parse_gateway_id, parse_target
 from ipsecfast.ike.message import Message, encode_message, parse_message
 from ipsecfast.ike.payloads import NotifyPayload
-from ipsecfast.ike.redirect import MAX_REDIRECTS, gateway_id, parse_gateway_id, parse_target
+from ipsecfast.ike.redirect import MAX_REDIRECTS
 from ipsecfast.model import Path
 
 C = ip_address("192.0.2.3")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import childless, pad, ppk, redirect
+from ipsecfast.ike import childless, pad, ppk, redirect, resumption
 from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
@@ -48,6 +48,7 @@ from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payloa
 from ipsecfast.ike.proof import prove, verify
 from ipsecfast.ike.quick_crash import own_token, take_token
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.tickets import Session
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire
 
@@ -68,8 +69,8 @@ CHILD_ERRORS = frozenset(
 )
 
 
-class IkeAuth(Exchange):
-    """The initiator's side."""
+class Authentication(Exchange):
+    """The initiator's side, however the two ends prove who they are."""
 
     type = ExchangeType.IKE_AUTH
     states = frozenset({IkeState.CONNECTING})
@@ -79,51 +80,21 @@ class IkeAuth(Exchange):
         self.packet = packet
         self._offer: ChildOffer | None = None
 
-    def request(self, sa: IkeSa, now: float) -> Steps[Request]:
-        config = sa.connection.config
-        sa.local_id = pad.local_identity(config, sa.path.local)
-        sa.remote_id = pad.known_peer(config)
-        id_i = IdPayload(PayloadType.IDi, sa.local_id)
-        try:
-            certificates, auth, with_ppk = yield from ppk.prove_initiator(sa, config, id_i, sa.remote_id, now)
-        except AuthenticationFailed as error:
-            sa.fail(now, str(error), error.mismatch)
-            return None
-        if not sa.childless:
-            self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
-            if self._offer is None:
-                sa.fail(now, "all inbound SPIs are in use")
-                return None
-        return (
-            id_i,
-            *certificates,
-            *((NotifyPayload(NotifyType.INITIAL_CONTACT),) if sa.connection.first_contact(sa) else ()),
-            *request_payloads(config.remote.authorities),
-            *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
-            auth,
-            *own_token(sa),
-            *(self._offer.payloads() if self._offer else ()),
-            *with_ppk,
-        )
-
-    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
-        """First who the peer is (s2.15), then whether the Child SA came about too."""
+    @staticmethod
+    def raise_fatal(message: Message) -> None:
+        """What ends the IKE SA, not only the Child SA."""
         fatal = [n for n in message.errors() if n.notify_type not in CHILD_ERRORS]
         if fatal or message.get(AuthPayload) is None:
             raise_for_errors(message)
-        identity = require(message, IdPayload, PayloadType.IDr).identity
-        if not pad.peer_rank(sa.connection.config, identity):
-            wanted = sa.connection.config.remote.identity
-            text = f"the peer is {identity}, configured here as remote.id is {wanted}"
-            raise AuthenticationFailed(text).about(Mismatch(Field.PEER_IDENTITY, str(wanted), str(identity), wanted))
-        ppk.settle_initiator(sa, message)
-        now = yield from verify(sa, sa.connection.config, message, PayloadType.IDr, now)
-        sa.remote_id, sa.peer_token = identity, take_token(message)
+
+    def stands(self, sa: IkeSa, message: Message, now: float) -> None:
+        """The peer is who it should be."""
         if away := redirect.in_auth(sa, message):
             self.abandoned(sa, now)
             redirect.leave_unserved(sa, away, now)
             return
         sa.establish(now)
+        resumption.take(sa, message)
         self._child(sa, message, now)
 
     def _child(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -165,10 +136,58 @@ class IkeAuth(Exchange):
         sa.unserved.append((self.child, self.packet))
 
 
+class IkeAuth(Authentication):
+    """The initiator's side after IKE_SA_INIT: by a secret, or by a signature and a certificate."""
+
+    def request(self, sa: IkeSa, now: float) -> Steps[Request]:
+        config = sa.connection.config
+        sa.local_id = pad.local_identity(config, sa.path.local)
+        sa.remote_id = pad.known_peer(config)
+        id_i = IdPayload(PayloadType.IDi, sa.local_id)
+        try:
+            certificates, auth, with_ppk = yield from ppk.prove_initiator(sa, config, id_i, sa.remote_id, now)
+        except AuthenticationFailed as error:
+            sa.fail(now, str(error), error.mismatch)
+            return None
+        if not sa.childless:
+            self._offer = ChildOffer.make(sa, self.child, ke=False, packet=self.packet)
+            if self._offer is None:
+                sa.fail(now, "all inbound SPIs are in use")
+                return None
+        return (
+            id_i,
+            *certificates,
+            *((NotifyPayload(NotifyType.INITIAL_CONTACT),) if sa.connection.first_contact(sa) else ()),
+            *request_payloads(config.remote.authorities),
+            *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
+            auth,
+            *own_token(sa),
+            *(self._offer.payloads() if self._offer else ()),
+            *with_ppk,
+            *resumption.ask(sa),
+        )
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
+        """First who the peer is (s2.15), then whether the Child SA came about too."""
+        self.raise_fatal(message)
+        identity = require(message, IdPayload, PayloadType.IDr).identity
+        if not pad.peer_rank(sa.connection.config, identity):
+            wanted = sa.connection.config.remote.identity
+            text = f"the peer is {identity}, configured here as remote.id is {wanted}"
+            raise AuthenticationFailed(text).about(Mismatch(Field.PEER_IDENTITY, str(wanted), str(identity), wanted))
+        ppk.settle_initiator(sa, message)
+        now = yield from verify(sa, sa.connection.config, message, PayloadType.IDr, now)
+        sa.remote_id, sa.peer_token = identity, take_token(message)
+        resumption.note_proof(sa, message)
+        self.stands(sa, message, now)
+
+
 def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]:
     """The responder's side. A wrong proof ends the IKE SA; a Child SA that can't be does not (s1.2, s2.21.2)."""
     if sa.additional:  # RFC 9370 s2.2.2
         raise InvalidSyntax(f"IKE_AUTH before the additional key exchanges {sa.additional}")
+    if sa.session.resumed is not None:
+        return _respond_resumed(sa, sa.session.resumed, message, now)
     identity = require(message, IdPayload, PayloadType.IDi).identity
     sa.connection = _choose_connection(sa, message, identity)
     config = sa.connection.config
@@ -182,8 +201,24 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
         raise AuthenticationFailed(f"{identity} is already connected and unique = {config.unique}")
     sa.peer_token = take_token(message)
     sa.establish(now, initial_contact=initial_contact)
-    child = redirect.authenticated(sa, now) or _respond_child(sa, message, now)
-    return (id_r, *certificates, auth, *own_token(sa), *child, *with_ppk)
+    resumption.note_proof(sa, message)
+    return (id_r, *certificates, auth, *own_token(sa), *_serve(sa, message, now), *with_ppk)
+
+
+def _respond_resumed(sa: IkeSa, session: Session, message: Message, now: float) -> Sequence[Payload]:
+    """RFC 5723 s4.3.3: who has the keys of the old IKE SA is who it was; it takes the old one's place."""
+    resumption.verify(sa, session, message)
+    resumption.spend(sa, session, now)
+    sa.peer_token = take_token(message)
+    sa.establish(now)
+    id_r = IdPayload(PayloadType.IDr, session.id_r)
+    return (id_r, resumption.prove(sa), *own_token(sa), *_serve(sa, message, now))
+
+
+def _serve(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
+    """A Child SA and a ticket, or the way to another gateway."""
+    away = redirect.authenticated(sa, now)
+    return away or (*_respond_child(sa, message, now), *resumption.grant(sa, message))
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

@@ -150,8 +150,7 @@ class IkeSaInit(Exchange):
         detect_nat(sa, message)
         agree_on_fragmentation(sa, message)
         sa.peer_hashes = peer_hashes(message)
-        if sa.udp_encap and sa.path.local_port == IKE_PORT:  # s2.23: from here on both ports are 4500
-            sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
+        use_nat_port(sa)
         sa.request_concluded()
         try:
             ppk.take_answer(sa, message, intermediate=offers_intermediate(message))
@@ -301,6 +300,12 @@ def detect_nat(sa: IkeSa, message: Message) -> None:
     sa.local_nat = bool(destinations) and here not in destinations
     supported = bool(sources) and bool(destinations)
     sa.udp_encap = sa.remote_nat or sa.local_nat or (supported and sa.connection.config.encap)
+
+
+def use_nat_port(sa: IkeSa) -> None:
+    """s2.23: from here on both ports are 4500, where ESP goes in UDP."""
+    if sa.udp_encap and sa.path.local_port == IKE_PORT:
+        sa.path = replace(sa.path, local_port=NAT_T_PORT, remote_port=NAT_T_PORT)
 
 
 def _hashes(message: Message, kind: NotifyType) -> list[bytes]:

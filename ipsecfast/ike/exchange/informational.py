@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import redirect
+from ipsecfast.ike import redirect, resumption
 from ipsecfast.ike.child import ChildSa, ChildState
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
@@ -151,7 +151,8 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         if sa.state == IkeState.CLOSED:
             return ()
     spis = [spi for d in deletes if d.protocol == ProtocolId.ESP for spi in d.spis]
-    return _peer_deletes_children(sa, spis, now) if spis else ()
+    deleted = _peer_deletes_children(sa, spis, now) if spis else ()
+    return (*deleted, *resumption.grant(sa, message))
 
 
 def respond_closing(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
