@@ -78,6 +78,7 @@ connections {{
         mode = {mode}
         rekey_time = 1h
         replay_window = {replay_window}
+        {per_cpu}
       }}
     }}
   }}
@@ -145,6 +146,7 @@ class Connection:
     encap: str = "no"
     dpd_delay: str = "0s"
     replay_window: int = 32
+    per_cpu_sas: str = ""  # release 6.0.2 and newer know it
     secret: str = "only for tests, not a secret"
     auth: str = "psk"
     certs: str = ""  # files: our certificate, comma, those that lead to the authority
@@ -152,6 +154,10 @@ class Connection:
     key: str = ""  # file
     more: str = ""  # lines of the connection
     more_secrets: str = ""
+
+    @property
+    def per_cpu(self) -> str:
+        return f"per_cpu_sas = {self.per_cpu_sas}" if self.per_cpu_sas else ""
 
     @property
     def local_certs(self) -> str:
@@ -162,7 +168,7 @@ class Connection:
         return f"cacerts = {self.cacert}" if self.cacert else ""
 
     def text(self) -> str:
-        made = {name: getattr(self, name) for name in ("local_certs", "remote_cas")}
+        made = {name: getattr(self, name) for name in ("local_certs", "remote_cas", "per_cpu")}
         return SWANCTL_CONF.format(**{name: getattr(self, name) for name in self.__slots__}, **made)
 
 

@@ -103,3 +103,54 @@ def test_idle_workers_sleep(sites: TwoSites, start_gateway: StartGateway) -> Non
 def test_busy_workers_do_not(sites: TwoSites, start_gateway: StartGateway) -> None:
     end, _ = start_pair(sites, start_gateway, {"workers": 1, "poll": "busy", "pin": [0]})
     assert cpu_share(end, 0.5) > 0.1
+
+
+def own_sas(gateway: GatewayProcess) -> dict[int, dict[str, Any]]:
+    """The Child SAs that are in use, by their resource."""
+    ike_sas = [ike for connection in gateway.status()["connections"] for ike in connection["ike_sas"]]
+    children = [child for ike in ike_sas for child in ike["child_sas"] if child["state"] == "installed"]
+    return {child["resource"]: child for child in children if child["outbound"] == "active"}
+
+
+def test_each_worker_has_a_child_sa_of_its_own(sites: TwoSites, start_gateway: StartGateway) -> None:
+    """RFC 9611: one tunnel fills all workers in both directions, also while its Child SAs are rekeyed one by one."""
+    ends = start_pair(sites, start_gateway, {"workers": 2}, connection={"encap": True}, child={"per_cpu_sas": True})
+    first = [
+        flow
+        for i in range(FLOWS)
+        for flow in (
+            NumberedFlow(sites.a.host, sites.b.host, B.host[0], port=7200 + i, rate=RATE),
+            NumberedFlow(sites.b.host, sites.a.host, A.host[0], port=7200 + i, rate=RATE),
+        )
+    ]
+    for end in ends:
+        wait_for("a Child SA for each worker and one for all", lambda end=end: set(own_sas(end)) == {0, 1, 2})
+    results = [flow.finish() for flow in first]
+    assert [(result.lost, result.duplicates) for result in results] == [(0, 0)] * len(first), results
+    before = [check_books(end) for end in ends]
+    flows = [
+        flow
+        for i in range(FLOWS)
+        for flow in (
+            NumberedFlow(sites.a.host, sites.b.host, B.host[0], port=7300 + i, rate=RATE),
+            NumberedFlow(sites.b.host, sites.a.host, A.host[0], port=7300 + i, rate=RATE),
+        )
+    ]
+    for end in ends:
+        known = {child["spi_in"] for child in own_sas(end).values()}
+        end.command("rekey", "net", "net")
+        wait_for(
+            "new Child SAs",
+            lambda end=end, known=known: len({c["spi_in"] for c in own_sas(end).values()} - known) == len(known),
+        )
+    results = [flow.finish() for flow in flows]
+    assert [(result.lost, result.duplicates, result.reordered) for result in results] == [(0, 0, 0)] * len(flows), (
+        results
+    )
+    for end, then in zip(ends, before, strict=True):
+        for worker, was in zip(check_books(end), then, strict=True):
+            assert worker["inbound"]["rx_packets"] - was["inbound"]["rx_packets"] > 1000, "each opens its own"
+            assert worker["handed_over"] == was["handed_over"], "the kernel brings packets to the owner"
+        sas = own_sas(end)
+        assert set(sas) == {0, 1, 2}
+        assert sas[0]["out"]["packets"] == 0, "the one for all is not needed"

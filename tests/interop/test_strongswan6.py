@@ -7,17 +7,20 @@ host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libip
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import strongswan
-from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connection
+from against_strongswan import GENTLE, OURS, THEIRS, Tunnel, our_config, their_connection
 from conftest import StartGateway
 from strongswan import Release, StrongSwan
+from test_gateway_workers import own_sas
 
 from ipsecfast.lab.netns import B, TwoSites
-from ipsecfast.lab.testbed import TRAFFIC
+from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, Stream, wait_for
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 
@@ -95,3 +98,40 @@ def test_defaults_meet(sites: TwoSites, start_gateway: StartGateway, peer: Stron
     tunnel.up(side)
     tunnel.answers(B.host[0])
     tunnel.down(OURS)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_per_resource_child_sas(sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, side: str) -> None:
+    """RFC 9611: `per_cpu_sas` at both ends; each of our workers gets its own, rekeyed by both sides under TCP."""
+    peer.load(their_connection(proposals="aes128gcm16-prfsha256-x25519", per_cpu_sas="yes"))
+    config = our_config(child={"per_cpu_sas": True})
+    config["gateway"]["workers"] = 2
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), peer, sites.a.host)
+    tunnel.up(side)
+    streams = [
+        Stream(sites.a.host, sites.b.host, B.host[0], port=7400 + i + 10 * (side == OURS), pace=GENTLE // 8)
+        for i in range(8)
+    ]
+    wait_for("a Child SA for each worker", lambda: set(own_sas(tunnel.ours)) == {0, 1, 2}, every=0.2)
+    wait_for("the peer has them too", lambda: peer.child_spis() == spis(tunnel.ours), every=0.2)
+    assert peer.log_text().count("as one of several") >= 2
+    ours, theirs = ("rekey", "net", "net"), ("--rekey", "--child", "net")
+    for rekey in (partial(tunnel.ours.command, *ours), partial(peer.swanctl, *theirs)):
+        before = spis(tunnel.ours)
+        rekey()
+        wait_for("successors of all three", partial(renewed, tunnel.ours, before), every=0.2)
+        wait_for("the peer has them too", lambda: peer.child_spis() == spis(tunnel.ours), every=0.2)
+    time.sleep(2.0)
+    results = [stream.finish() for stream in streams]
+    assert all(sum(intervals[-3:]) > 0 for intervals in results), results  # so slow that it is nothing in some
+    assert not {"unknown-spi", "replay", "selector"} & tunnel.ours.status()["drops"].keys()
+    tunnel.down(THEIRS)
+
+
+def spis(gateway: GatewayProcess) -> set[str]:
+    """Our outbound SPIs of the Child SAs that are in use, which are the peer's inbound ones."""
+    return {child["spi_out"] for child in own_sas(gateway).values()}
+
+
+def renewed(gateway: GatewayProcess, before: set[str]) -> bool:
+    return len(own_sas(gateway)) == len(before) and not spis(gateway) & before
