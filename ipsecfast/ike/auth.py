@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives import constant_time, hashes, hmac
+import hmac
+from hashlib import sha1
+
+from cryptography.hazmat.primitives import constant_time
 
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.payloads import IdPayload
@@ -57,9 +60,7 @@ def verify_psk(prf: Prf, secret: bytes, octets: bytes, received: bytes) -> bool:
 
 def nat_detection_hash(spi_i: bytes, spi_r: bytes, address: IPAddress, port: int) -> bytes:
     """s2.23: the data of NAT_DETECTION_SOURCE_IP and NAT_DETECTION_DESTINATION_IP: SHA-1(SPIs | IP address | port)."""
-    digest = hashes.Hash(hashes.SHA1())  # noqa: S303 - fixed by the RFC; nothing is protected by it
-    digest.update(spi_i + spi_r + address.packed + port.to_bytes(2, "big"))
-    return digest.finalize()
+    return sha1(spi_i + spi_r + address.packed + port.to_bytes(2, "big"), usedforsecurity=False).digest()
 
 
 def make_cookie(secret: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes) -> bytes:
@@ -67,9 +68,7 @@ def make_cookie(secret: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes)
 
     Only the nonce's length is open, so it stands last and no two requests share an input.
     """
-    context = hmac.HMAC(secret, hashes.SHA256())
-    context.update(bytes([len(address.packed)]) + address.packed + spi_i + nonce_i)
-    return context.finalize()
+    return hmac.digest(secret, bytes([len(address.packed)]) + address.packed + spi_i + nonce_i, "sha256")
 
 
 def verify_cookie(secret: bytes, cookie: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes) -> bool:

@@ -52,7 +52,7 @@ class Connection:
 
     def ike_sas(self) -> Iterator[IkeSa]:
         """Oldest first, those that are closed left out."""
-        return (sa for sa in tuple(self.context.ike_sas.values()) if sa.connection is self and not sa.closed)
+        return self.context.ike_sas.of(self)
 
     def usable(self) -> IkeSa | None:
         """The IKE SA on which a new Child SA is made: the latest."""
@@ -123,7 +123,7 @@ class Connection:
         local, remote = sent_on[0] if sent_on else self.addresses
         sa = IkeSa(self.context, (self,), Path(local, IKE_PORT, remote, IKE_PORT), initiator=True, now=now)
         sa.manners.came_from = sent_on[1] if sent_on else None
-        self.context.ike_sas[sa.own_spi] = sa
+        self.context.ike_sas.add(sa)
         (first, packet), *rest = wanted
         ticket = resumption.usable_ticket(self)
         sa.queue.append(IkeSessionResume(first, packet, ticket) if ticket else IkeSaInit(first, packet))
@@ -228,16 +228,15 @@ class Connection:
         """IKE SAs that stand between the same two identities."""
         if self.config.unique == "never":
             return
-        for other in self.ike_sas():
-            if other is not sa and other.usable and other.remote_id == sa.remote_id:
+        for other in self.context.ike_sas.between(sa.local_id, sa.remote_id):
+            if other is not sa and other.connection is self and other.usable:
                 yield other
 
     def first_contact(self, sa: IkeSa) -> bool:
         """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart. It goes
         by identities, so an IKE SA of another connection with the same two counts as well."""
-        others = (o for o in self.context.ike_sas.values() if o is not sa and o.usable)
-        same = any(o.local_id == sa.local_id and o.remote_id in (sa.remote_id, None) for o in others)
-        return self.config.unique != "never" and not same
+        others = self.context.ike_sas.between(sa.local_id, sa.remote_id)
+        return self.config.unique != "never" and not any(o is not sa and o.usable for o in others)
 
     def admits(self, sa: IkeSa) -> bool:
         """`unique = keep`: who is connected already is not let in a second time."""

@@ -15,6 +15,7 @@ from ipsecfast.ike.jobs import Jobs
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import ZERO_SPI
 from ipsecfast.ike.outcome import Outcome
+from ipsecfast.ike.sa_table import IkeSaTable
 from ipsecfast.ike.tickets import Spent
 from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
 
@@ -50,6 +51,7 @@ class Settings:
     reconnect: tuple[float, float] = (5.0, 300.0)  # first and longest pause between attempts of a connection
     acquire_pause: float = 2.0  # after a failed attempt packets don't ask for the next one at once
     unprotected: RateLimit = field(default_factory=lambda: RateLimit(0.1, 20))  # s2.21.4: errors to strangers
+    unknown_spis: RateLimit = field(default_factory=lambda: RateLimit(0.1, 20))  # ESP that is looked into (s1.5)
     complaints: RateLimit = field(default_factory=lambda: RateLimit(1.0, 20))  # log lines that strangers cause
 
 
@@ -71,7 +73,7 @@ class Context:
         self.timers = TimerQueue()
         self.counters: Counter[str] = Counter()
         self.reqids = Reqids()
-        self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
+        self.ike_sas = IkeSaTable()
         self.spent = Spent()
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
         self.half_open: set[IkeSa] = set()
@@ -82,6 +84,7 @@ class Context:
 
     def forget(self, sa: IkeSa) -> None:
         """Nothing is left of a closed IKE SA."""
+        self.ike_sas.close(sa)
         self.ike_sas.pop(sa.own_spi, None)
         self.by_request.pop(sa.request_digest, None)
 
@@ -100,10 +103,13 @@ class Context:
         actions, self._actions = self._actions, []
         return actions
 
-    def complain(self, now: float, event: str, message: str, key: str, level: int = WARNING) -> None:
-        """A log line that someone without any key can cause: few of them, and `key` lets the shell thin them out."""
+    def complain(
+        self, now: float, event: str, message: str | Callable[[], str], key: str, level: int = WARNING
+    ) -> None:
+        """A log line that someone without any key can cause: few of them, and `key` lets the shell thin them out. A
+        `message` that takes some looking around is only made when it is told."""
         if self._complaints.take(now):
-            self.emit(Notify(event, message, level, key=key))
+            self.emit(Notify(event, message if isinstance(message, str) else message(), level, key=key))
         else:
             self.counters["complaints suppressed"] += 1
 

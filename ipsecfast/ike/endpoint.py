@@ -46,7 +46,7 @@ from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
-from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.timers import Bucket, Timer
 from ipsecfast.ike.transitions import TRANSITIONS
 from ipsecfast.ike.whereabouts import esp_heard, probe
 from ipsecfast.model import (
@@ -108,7 +108,9 @@ class IkeEndpoint:
     ) -> None:
         self.context = Context(settings or Settings(), random, wall_clock, lasting)
         self.connections = {c.name: Connection(c, self.context) for c in connections}
+        self._addresses = pad.AddressIndex(connections)
         self._cookies = CookieJar(random)
+        self._unknown_spis = Bucket(self.context.settings.unknown_spis)
         self._invalid_spi_sent: dict[bytes, float] = {}
 
     # -- out -------------------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ class IkeEndpoint:
 
     def _initial_request(self, header: Header, data: bytes, path: Path, now: float) -> Outcome:
         """Someone begins (s1.2): limits and cookies before any state or any key exchange."""
-        digest = sha256(repr((path.remote, path.remote_port)).encode() + data).digest()
+        digest = sha256(path.remote.packed + path.remote_port.to_bytes(2, "big") + data).digest()
         if known := self.context.by_request.get(digest):
             return known.handle(header, data, path, now)
         settings = self.context.settings
@@ -232,11 +234,11 @@ class IkeEndpoint:
             return Outcome.MALFORMED
         try:
             message = parse_message(data)
-            configs = pad.for_path((c.config for c in self.connections.values()), path)
+            configs = self._addresses.for_path(path)
             if not configs:
-                raise NoProposalChosen(unknown_addresses((c.config for c in self.connections.values()), path))
+                return self._nobody(header, path, now)
         except NotifyError as error:
-            return self._refuse_initial(header, error, path, now)
+            return self._refuse_initial(header, error, str(error), path, now)
         if len(self.context.half_open) >= settings.cookie_threshold:
             nonce = message.get(NoncePayload)
             cookie = message.notify(NotifyType.COOKIE)
@@ -264,16 +266,24 @@ class IkeEndpoint:
         sa = IkeSa(self.context, [self.connections[c.name] for c in configs], path, initiator=False, now=now)
         sa.spi_i = header.spi_i
         sa.request_digest = digest
-        self.context.ike_sas[sa.own_spi] = self.context.by_request[digest] = sa
+        self.context.ike_sas.add(sa)
+        self.context.by_request[digest] = sa
         self.context.half_open.add(sa)
         self.context.timers.set(sa, Timer.HALF_OPEN, now + self.context.settings.half_open_timeout)
         handler = TRANSITIONS[IkeState.CONNECTING, header.exchange, Role.RESPONDER]
         return sa.answer(handler, message, header, data, path, now)
 
-    def _refuse_initial(self, header: Header, error: NotifyError, path: Path, now: float) -> Outcome:
-        self.context.complain(
-            now, "init-refused", f"IKE_SA_INIT from {path.remote} refused: {error}", f"init {path.remote}"
-        )
+    def _nobody(self, header: Header, path: Path, now: float) -> Outcome:
+        configs = (c.config for c in self.connections.values())
+        return self._refuse_initial(header, NoProposalChosen(), lambda: unknown_addresses(configs, path), path, now)
+
+    def _refuse_initial(
+        self, header: Header, error: NotifyError, why: str | Callable[[], str], path: Path, now: float
+    ) -> Outcome:
+        def text() -> str:
+            return f"IKE_SA_INIT from {path.remote} refused: {why if isinstance(why, str) else why()}"
+
+        self.context.complain(now, "init-refused", text, f"init {path.remote}")
         if self.context.may_answer_stranger(now):
             self._answer_unprotected(header, path, error_notify(error))
         return Outcome.NO_CONNECTION if isinstance(error, NoProposalChosen) else Outcome.MALFORMED
@@ -289,7 +299,7 @@ class IkeEndpoint:
         """s2.5: answered with our version, unless it is an answer itself."""
         header = Header(*HEADER.unpack_from(data[:HEADER_LENGTH]))
         text = f"{path.remote}: {error}; only IKEv2 is spoken here"
-        for config in pad.for_path((c.config for c in self.connections.values()), path)[:1]:
+        for config in self._addresses.for_path(path)[:1]:
             failure = other_version(config, path, str(error), now)
             self.connections[config.name].failures.setdefault("", failure)
             text = failure.message
@@ -379,6 +389,8 @@ class IkeEndpoint:
         """s1.5: tell the peer, over its IKE SA and not too often; without an IKE SA in clear: it will ask whether we
         still know it."""
         self.counters["unknown ESP SPI"] += 1
+        if not self._unknown_spis.take(now):
+            return
         notify = NotifyPayload(NotifyType.INVALID_SPI, spi.to_bytes(ESP_SPI_LENGTH, "big"))
         sas = self._sas_of(path)
         if not sas:
@@ -392,7 +404,7 @@ class IkeEndpoint:
     def _disown(self, notify: NotifyPayload, path: Path, now: float) -> None:
         """s1.5: one message that is no request and has no SPIs of its own; only to where a peer may be."""
         ports = path if path.local_port else replace(path, local_port=IKE_PORT, remote_port=IKE_PORT)
-        known = pad.for_path((c.config for c in self.connections.values()), path)
+        known = self._addresses.for_path(path)
         if known and self.context.may_answer_stranger(now):
             message = Message(ZERO_SPI, ZERO_SPI, ExchangeType.INFORMATIONAL, 0, False, True, (notify,))
             self.context.emit(Transmit(ports, encode_message(message)))

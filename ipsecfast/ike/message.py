@@ -53,6 +53,9 @@ _SINGLE = frozenset(
 )
 
 
+_RESPONSE, _INITIATOR = int(Flags.RESPONSE), int(Flags.INITIATOR)  # of each datagram; operations of enums are slow
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """s3.1: the 28 octets before all payloads. SPIs are 8 octets, `exchange` may be a number that we don't know."""
@@ -68,12 +71,12 @@ class Header:
 
     @property
     def is_response(self) -> bool:
-        return bool(self.flags & Flags.RESPONSE)
+        return self.flags & _RESPONSE != 0
 
     @property
     def from_initiator(self) -> bool:
         """True when the sender is the original initiator of the IKE SA."""
-        return bool(self.flags & Flags.INITIATOR)
+        return self.flags & _INITIATOR != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,19 @@ class Message:
 
     def get(self, cls: type[P], kind: PayloadType | None = None) -> P | None:
         """The first payload of a class; `kind` tells IDi from IDr and TSi from TSr."""
-        return next(iter(self.all(cls, kind)), None)
+        for payload in self.payloads:
+            if isinstance(payload, cls) and (kind is None or payload.type == kind):
+                return payload
+        return None
 
     def all(self, cls: type[P], kind: PayloadType | None = None) -> tuple[P, ...]:
-        return tuple(p for p in self.payloads if isinstance(p, cls) and kind in (None, p.type))
+        return tuple([p for p in self.payloads if isinstance(p, cls) and (kind is None or p.type == kind)])
 
     def notify(self, notify_type: NotifyType) -> NotifyPayload | None:
-        return next((n for n in self.all(NotifyPayload) if n.notify_type == notify_type), None)
+        for payload in self.payloads:
+            if isinstance(payload, NotifyPayload) and payload.notify_type == notify_type:
+                return payload
+        return None
 
     def errors(self) -> tuple[NotifyPayload, ...]:
         """The error notifies, of types that we don't know too (s3.10.1)."""
@@ -281,7 +290,7 @@ def first_type(payloads: tuple[Payload, ...]) -> int:
 
 
 def encode_header(message: Message, next_payload: int, body_length: int) -> bytes:
-    flags = (Flags.RESPONSE if message.response else 0) | (Flags.INITIATOR if message.initiator else 0)
+    flags = (_RESPONSE if message.response else 0) | (_INITIATOR if message.initiator else 0)
     return HEADER.pack(
         message.spi_i,
         message.spi_r,
@@ -295,10 +304,11 @@ def encode_header(message: Message, next_payload: int, body_length: int) -> byte
 
 
 def encode_chain(payloads: tuple[Payload, ...]) -> bytes:
-    chain = b""
-    for index, payload in enumerate(payloads):
+    parts = []
+    following = int(PayloadType.NONE)
+    for payload in reversed(payloads):
         body = payload.encode()
-        following = first_type(payloads[index + 1 :])
         critical = CRITICAL if isinstance(payload, UnknownPayload) and payload.critical else 0
-        chain += GENERIC_HEADER.pack(following, critical, GENERIC_HEADER_LENGTH + len(body)) + body
-    return chain
+        parts += [body, GENERIC_HEADER.pack(following, critical, GENERIC_HEADER_LENGTH + len(body))]
+        following = payload.type
+    return b"".join(reversed(parts))

@@ -21,15 +21,29 @@ def address_rank(configured: Sequence[IPAddress | IPNetwork], address: IPAddress
     return 2 if any(address in network for network in networks) else 0
 
 
-def for_path(connections: Iterable[ConnectionConfig], path: Path) -> list[ConnectionConfig]:
-    """The connections that a datagram on `path` may belong to, the most exact addresses first."""
-    ranked = []
-    for connection in connections:
-        remote = address_rank(connection.remote_addrs, path.remote)
-        local = address_rank(connection.local_addrs, path.local)
-        if remote and local:
-            ranked.append((remote, local, connection))
-    return [connection for _, _, connection in sorted(ranked, key=lambda r: r[:2], reverse=True)]
+class AddressIndex:
+    """The connections by their peers' addresses. Only those for networks, or for any address, are looked at each."""
+
+    def __init__(self, connections: Iterable[ConnectionConfig]) -> None:
+        self._by_host: dict[IPAddress, list[tuple[int, ConnectionConfig]]] = {}
+        self._wide: list[tuple[int, ConnectionConfig]] = []
+        for place, connection in enumerate(connections):
+            hosts = set(_hosts(connection.remote_addrs))
+            if not connection.remote_addrs or len(hosts) < len(set(connection.remote_addrs)):
+                self._wide.append((place, connection))
+            else:
+                for host in hosts:
+                    self._by_host.setdefault(host, []).append((place, connection))
+
+    def for_path(self, path: Path) -> list[ConnectionConfig]:
+        """The connections that a datagram on `path` may belong to, the most exact addresses first."""
+        ranked = []
+        for place, connection in (*self._by_host.get(path.remote, ()), *self._wide):
+            remote = address_rank(connection.remote_addrs, path.remote)
+            local = address_rank(connection.local_addrs, path.local)
+            if remote and local:
+                ranked.append((-remote, -local, place, connection))
+        return [connection for *_, connection in sorted(ranked, key=lambda r: r[:3])]
 
 
 def peer_addresses(connection: ConnectionConfig) -> tuple[IPAddress, IPAddress] | None:

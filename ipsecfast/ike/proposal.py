@@ -9,6 +9,8 @@ import difflib
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import TypeAlias
 
 from ipsecfast.ike.algorithms import ALGORITHMS, BY_KEYWORD, BY_TRANSFORM, Algorithm
 from ipsecfast.ike.constants import (
@@ -33,6 +35,8 @@ ATTRIBUTE_HEADER = struct.Struct(">HH")  # format bit and type, value or length
 MORE_PROPOSALS, MORE_TRANSFORMS = 2, 3
 FIXED_VALUE = 0x8000  # s3.3.5: the attribute's value stands where the length would
 KEY_LENGTH_ATTRIBUTE = 14
+MAX_REMEMBERED = 32  # transforms of a proposal, of those that are offered again and again
+TRANSFORM_LENGTH = TRANSFORM_HEADER.size + ATTRIBUTE_HEADER.size
 
 _TYPE_WORDS = {
     TransformType.ENCR: "encryption",
@@ -99,7 +103,7 @@ def parse_proposal(text: str, protocol: ProtocolId, number: int = 1) -> Proposal
 
 def _check_additional(proposal: Proposal) -> None:
     """RFC 9370 s2.2.2: an additional key exchange follows a first one, and each is of another method."""
-    types = _by_type(proposal)
+    types = _by_type(proposal.transforms)
     words = [transform_text(t) for t in proposal.transforms if t.type in ADDITIONAL_KES]
     if words and TransformType.KE not in types:
         raise ProposalError(f"'{words[0]}' adds to a first key exchange; write one too, such as x25519-{words[0]}")
@@ -239,7 +243,16 @@ def _decode_proposal(data: bytes) -> Proposal:
     if offset > len(data) or not _spi_size_fits(protocol, spi_size):
         raise InvalidSyntax(f"SA payload: an SPI of {spi_size} octets for protocol {protocol}")
     spi = data[PROPOSAL_HEADER.size : offset]
-    transforms = []
+    return Proposal(ProtocolId(protocol), _transforms(count, data[offset:]), spi, number)
+
+
+def _transforms(count: int, data: bytes) -> tuple[Transform, ...]:
+    long = len(data) > MAX_REMEMBERED * TRANSFORM_LENGTH
+    return (_decode_transforms if long else _remembered_transforms)(count, data)
+
+
+def _decode_transforms(count: int, data: bytes) -> tuple[Transform, ...]:
+    transforms, offset = [], 0
     for index in range(count):
         more, length = _substructure(data, offset, TRANSFORM_HEADER, "transform")
         if more != (0 if index + 1 == count else MORE_TRANSFORMS):
@@ -248,7 +261,10 @@ def _decode_proposal(data: bytes) -> Proposal:
         offset += length
     if offset != len(data):
         raise InvalidSyntax("SA payload: octets after the last transform")
-    return Proposal(ProtocolId(protocol), tuple(transforms), spi, number)
+    return tuple(transforms)
+
+
+_remembered_transforms = lru_cache(256)(_decode_transforms)
 
 
 def _spi_size_fits(protocol: int, size: int) -> bool:
@@ -363,10 +379,19 @@ def has_ml_kem(proposal: Proposal) -> bool:
     return any(t.type in _KEY_EXCHANGES and t.id in ML_KEM for t in proposal.transforms)
 
 
-def _match(theirs: Proposal, ours: Proposal) -> tuple[tuple[Transform, ...], TransformType | None]:
+Match: TypeAlias = tuple[tuple[Transform, ...], TransformType | None]
+
+
+def _match(theirs: Proposal, ours: Proposal) -> Match:
     """One transform for each type, and the first type for which there is none (ENCR for another protocol)."""
     if theirs.protocol != ours.protocol:
         return (), TransformType.ENCR
+    long = len(theirs.transforms) > MAX_REMEMBERED or any(t.other_attributes for t in theirs.transforms)
+    match = _match_transforms if long else _remembered_match
+    return match(theirs.transforms, ours.transforms)
+
+
+def _match_transforms(theirs: tuple[Transform, ...], ours: tuple[Transform, ...]) -> Match:
     offered, acceptable = _by_type(theirs), _by_type(ours)
     kinds = sorted({TransformType.ENCR, *offered, *acceptable})
     common = [
@@ -398,10 +423,14 @@ def _one_each(
     return [], furthest
 
 
-def _by_type(proposal: Proposal) -> dict[TransformType, list[Transform]]:
+# Peers offer the same again and again. What is long is not remembered, so that memory is bounded.
+_remembered_match = lru_cache(256)(_match_transforms)
+
+
+def _by_type(transforms: Iterable[Transform]) -> dict[TransformType, list[Transform]]:
     """One pass, because what a stranger offers can be long."""
     groups: dict[TransformType, list[Transform]] = {}
-    for transform in proposal.transforms:
+    for transform in transforms:
         groups.setdefault(transform.type, []).append(transform)
     return groups
 
@@ -439,8 +468,8 @@ def mismatch(offered: Sequence[Proposal], configured: Sequence[Proposal]) -> Mis
 
 def nearest(theirs: Proposal, ours: Proposal) -> Proposal:
     """One transform of each type of `ours`: one that `theirs` has too where there is one, else our first."""
-    offered, wanted = _by_type(theirs), []
-    for kind, acceptable in _by_type(ours).items():
+    offered, wanted = _by_type(theirs.transforms), []
+    for kind, acceptable in _by_type(ours.transforms).items():
         wanted.append(next((t for t in acceptable if t in offered.get(kind, ())), acceptable[0]))
     return replace(ours, transforms=tuple(wanted))
 

@@ -64,7 +64,7 @@ class IkeSa(Channel):
     ) -> None:
         super().__init__(context, path, initiator=initiator)
         self.candidates = tuple(candidates)
-        self.connection = self.candidates[0]
+        self.connection = self.candidates[0]  # changed by `IkeSaTable.assign` alone
         self.vendor = Vendor.UNKNOWN  # as its vendor ID has it
         self.suspicion = ""  # why what came in answer to an unprotected request was passed over
         self.state = IkeState.CONNECTING
@@ -334,6 +334,7 @@ class IkeSa(Channel):
     def establish(self, now: float, *, initial_contact: bool = False) -> None:
         self.state = IkeState.ESTABLISHED
         self.established_at = now
+        self.context.ike_sas.identify(self)
         self.context.timers.clear(self, Timer.HALF_OPEN)
         self.context.half_open.discard(self)
         self._arm(now)
@@ -507,7 +508,8 @@ class IkeSa(Channel):
         new.state = IkeState.ESTABLISHED
         new.established_at = now
         new.install_keys(suite, keys)
-        self.context.ike_sas[new.own_spi] = new
+        self.context.ike_sas.add(new)
+        self.context.ike_sas.identify(new)
         new._arm(now)
         return new
 
@@ -565,6 +567,7 @@ class IkeSa(Channel):
         was, self.state = self.state, IkeState.CLOSED
         self._drop_work()
         self.context.half_open.discard(self)
+        self.context.ike_sas.close(self)
         drop_pending(self)
         self.context.timers.clear_all(self)
         self.window.outstanding = None

@@ -145,10 +145,10 @@ def test_the_most_exact_connection_comes_first() -> None:
         for n, a in (("host", (ip_address("192.0.2.1"),)), ("net", (ip_network("192.0.2.0/24"),)), ("any", ()))
     )
     path = Path(ip_address("192.0.2.2"), 500, ip_address("192.0.2.1"), 500)
-    assert [c.name for c in pad.for_path((anyone, net, host), path)] == ["host", "net", "any"]
+    assert [c.name for c in pad.AddressIndex((anyone, net, host)).for_path(path)] == ["host", "net", "any"]
     elsewhere = Path(ip_address("192.0.2.2"), 500, ip_address("203.0.113.1"), 500)
-    assert [c.name for c in pad.for_path((anyone, net, host), elsewhere)] == ["any"]
-    assert pad.for_path((host,), Path(ip_address("192.0.2.9"), 500, ip_address("192.0.2.1"), 500)) == []
+    assert [c.name for c in pad.AddressIndex((anyone, net, host)).for_path(elsewhere)] == ["any"]
+    assert pad.AddressIndex((host,)).for_path(Path(ip_address("192.0.2.9"), 500, ip_address("192.0.2.1"), 500)) == []
 
 
 def test_secrets_of_both_before_the_peers_before_ours_before_anyones() -> None:

@@ -189,7 +189,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
     if sa.session.resumed is not None:
         return _respond_resumed(sa, sa.session.resumed, message, now)
     identity = require(message, IdPayload, PayloadType.IDi).identity
-    sa.connection = _choose_connection(sa, message, identity)
+    sa.context.ike_sas.assign(sa, _choose_connection(sa, message, identity))
     config = sa.connection.config
     childless.admit(sa, message)
     with_ppk, now = yield from ppk.verify_initiator(sa, config, message, now)

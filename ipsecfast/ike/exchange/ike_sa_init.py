@@ -217,7 +217,7 @@ def _select(sa: IkeSa, offered: Sequence[Proposal], *, intermediate: bool) -> Pr
             reasons.append(f"{connection.config.name}: {error}")
             mismatches.append(error.mismatch)
             continue
-        sa.connection = connection
+        sa.context.ike_sas.assign(sa, connection)
         return proposal
     raise NoProposalChosen("; ".join(reasons)).about(mismatches[0] if len(mismatches) == 1 else None)
 
