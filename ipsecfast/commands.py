@@ -128,14 +128,15 @@ class Commands:
         if not count:
             raise ControlError(f"{command.target} is not up: there is nothing to terminate")
 
+        old = self._present(command)
+
         def gone() -> bool:
-            if command.child:
-                return not any(one.name == command.child for one in self._children(command.connection))
-            return not self._ike_sas(command.connection)
+            return not old & self._present(command)
 
         with self._watching(command) as watch:
             self._drain()
-            return await self._outcome(watch, gone, "is down", say)
+            outcome = await self._outcome(watch, gone, "is down", say)
+        return f"{outcome}; there is a new one already, the peer's doing" if self._present(command) else outcome
 
     async def _rekey(self, command: Command, child: str | None, say: Say) -> str:
         old = self._spis(command)
@@ -191,6 +192,13 @@ class Commands:
             return {f"{one.spi_in:08x}" for one in self._live(command.connection) if one.name == command.child}
         established = IkeState.ESTABLISHED.value
         return {one.spi_i + one.spi_r for one in self._ike_sas(command.connection) if one.state == established}
+
+    def _present(self, command: Command) -> set[str]:
+        """The SPIs of the Child SAs of the child, or of the IKE SAs, in whatever state."""
+        if command.child:
+            children = self._children(command.connection)
+            return {f"{one.spi_in:08x}" for one in children if one.name == command.child}
+        return {one.spi_i + one.spi_r for one in self._ike_sas(command.connection)}
 
     # ---- waiting ----
 

@@ -1,4 +1,4 @@
-"""What holds for all tests: those marked `slow` run only when asked for (`-m slow`)."""
+"""What holds for all tests: those marked `slow` or `matrix` run only when asked for (`-m slow`, `-m matrix`)."""
 
 from __future__ import annotations
 
@@ -7,5 +7,6 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes minutes; runs with -m slow (make soak)")
+    config.addinivalue_line("markers", "matrix: needs peers that ci/peers fetches; runs with -m matrix (make interop)")
     if not config.option.markexpr:
-        config.option.markexpr = "not slow"
+        config.option.markexpr = "not slow and not matrix"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from strongswan import Connection, StrongSwan
+from strongswan import Connection
 
 from ipsecfast.lab.netns import A, B, Namespace
 from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, tunnel_config, wait_for
@@ -43,22 +43,36 @@ def their_connection(*, outer: int = 4, inner: tuple[int, ...] = (4,), **options
     )
 
 
+class End(Protocol):
+    """The far end, as its own command line shows and moves it."""
+
+    def initiate(self) -> Any: ...
+
+    def rekey(self, what: str) -> None: ...
+
+    def terminate(self, what: str) -> None: ...
+
+    def child_spis(self) -> set[str]: ...
+
+    def agrees_on_ike(self, spi_i: str) -> bool: ...
+
+
 @dataclass(slots=True)
 class Tunnel:
     """Our gateway and theirs, and the place from which the far address is reached through the tunnel."""
 
     ours: GatewayProcess
-    theirs: StrongSwan
+    theirs: End
     host: Namespace
 
-    def up(self, side: str) -> None:
+    def up(self, side: str, seconds: float = 10.0) -> None:
         if side == OURS:
-            self.ours.command("initiate", "net")
+            self.ours.command("initiate", "net", timeout=max(20.0, seconds))
         else:
             self.theirs.initiate()
-        self.agree()
+        self.agree(seconds)
 
-    def agree(self) -> None:
+    def agree(self, seconds: float = 10.0) -> None:
         """Both ends have one IKE SA and one Child SA, and they are the same ones."""
 
         def same() -> bool:
@@ -67,29 +81,29 @@ class Tunnel:
                 child is not None
                 and self.ours.counts() == (1, 1)
                 and self.theirs.child_spis() == {child.spi_out}
-                and self.theirs.ike_spis() == {child.ike_spi}
+                and self.theirs.agrees_on_ike(child.ike_spi)
             )
 
-        wait_for("both ends have the same SAs", same, every=0.2)
+        wait_for("both ends have the same SAs", same, seconds=seconds, every=0.2)
 
     def answers(self, *addresses: str) -> None:
         for address in addresses:
             times = self.host.run(ping, address, 3, 0.05)
             assert None not in times, f"{address}: {times}"
 
-    def rekey(self, what: str, side: str) -> None:
+    def rekey(self, what: str, side: str, seconds: float = 10.0) -> None:
         before = self.ours.expect_child()
         if side == OURS:
-            self.ours.command("rekey", "net", "" if what == "ike" else "net")
+            self.ours.command("rekey", "net", "" if what == "ike" else "net", timeout=max(20.0, seconds))
         else:
-            self.theirs.swanctl("--rekey", f"--{what}", "net")
+            self.theirs.rekey(what)
 
         def changed() -> bool:
             now = self.ours.expect_child()
             return now.ike_spi != before.ike_spi if what == "ike" else now.spi_in != before.spi_in
 
-        wait_for(f"a new {what} SA", changed)
-        self.agree()
+        wait_for(f"a new {what} SA", changed, seconds=seconds)
+        self.agree(seconds)
 
     def rekeys_under_traffic(self, address: str) -> None:
         pings = SteadyPing(self.host, address)
@@ -106,7 +120,7 @@ class Tunnel:
         if side == OURS:
             self.ours.command("terminate", "net", "" if what == "ike" else "net")
         else:
-            self.theirs.swanctl("--terminate", f"--{what}", "net")
+            self.theirs.terminate(what)
         left = (0, 0) if what == "ike" else (1, 0)
         wait_for("our end is empty", lambda: self.ours.counts() == left)
         wait_for("their end is empty", lambda: not self.theirs.child_spis())

@@ -12,11 +12,14 @@ import linux_guest
 import pytest
 import strongswan
 from linux_guest import LinuxGuest
+from matrix_page import Matrix
+from peer import Peer
 from strongswan import StrongSwan
 
 from ipsecfast.lab.netns import A, B, Namespace, Site, TwoSites
 from ipsecfast.lab.testbed import GatewayProcess
 
+MATRIX = pytest.StashKey[Matrix]()
 GATEWAYS = pytest.StashKey[list[GatewayProcess]]()
 StartGateway = Callable[[Namespace, Mapping[str, Any]], GatewayProcess]
 
@@ -53,14 +56,32 @@ def start_gateway(request: pytest.FixtureRequest) -> Iterator[StartGateway]:
             gateway.close()
 
 
+def pytest_collection_modifyitems(config: pytest.Config) -> None:
+    config.stash[MATRIX] = Matrix()
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The report of a failed test shows what its gateways logged."""
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The report of a failed test shows what its gateways and its peer logged; that of a cell goes into the matrix."""
     report = yield
     if report.when == "call" and report.failed:
         for gateway in item.stash.get(GATEWAYS, []):
             report.sections.append((str(gateway.log), gateway.log_text()))
+        peer = getattr(item, "funcargs", {}).get("peer")
+        if isinstance(peer, Peer):
+            report.sections.append((peer.title, peer.log_text()))
+    if isinstance(item, pytest.Function) and item.originalname == "test_cell":
+        item.config.stash[MATRIX].take(item, report)
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """IPSECFAST_MATRIX_PAGE names the file that the matrix is written to."""
+    matrix, page = session.config.stash.get(MATRIX, None), os.environ.get("IPSECFAST_MATRIX_PAGE")
+    if page and matrix is not None and matrix.results:
+        matrix.write(Path(page))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """strongSwan as a peer: one charon, in a namespace with its own ESP or in the guest with the kernel's.
 
-Release 5.9 is what Debian's packages install; release 6 runs from a Debian of its own (`IPSECFAST_STRONGSWAN6`).
+Release 5.9 is what Debian's packages install; release 6 runs from a root file system of its own, which `ci/peers`
+fetches or IPSECFAST_STRONGSWAN6 names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from linux_guest import LinuxGuest
+from peer import PEERS
 
 from ipsecfast.lab.netns import Namespace, stop
 
@@ -30,7 +32,9 @@ STRONGSWAN_CONF = """
   load_modular = no
   load = {plugins}
   install_routes = yes
-  retransmit_tries = 3
+  retransmit_tries = 6
+  retransmit_timeout = 1
+  retransmit_base = 1.3
   delete_rekeyed_delay = 1
   plugins {{
     vici {{ socket = unix://{socket} }}
@@ -120,12 +124,12 @@ class Release:
 
 def release_6() -> Release | str:
     """strongSwan 6, or why there is none."""
-    root = Path(os.environ.get("IPSECFAST_STRONGSWAN6", "/nowhere"))
+    root = Path(os.environ.get("IPSECFAST_STRONGSWAN6", PEERS / "strongswan6"))
     charon = Path("usr/sbin/charon-systemd")
     if not (root / charon).exists():
         return (
-            "there is no strongSwan 6: IPSECFAST_STRONGSWAN6 names no root of a Debian (debootstrap sid) with the "
-            "packages charon-systemd, strongswan-swanctl, libcharon-extra-plugins and libstrongswan-standard-plugins"
+            "there is no strongSwan 6: neither has ci/peers fetched it nor does IPSECFAST_STRONGSWAN6 name the root of "
+            "a Debian with charon-systemd, strongswan-swanctl, libcharon-extra-plugins, libstrongswan-standard-plugins"
         )
     return Release(root, Path("/") / charon, "charon-systemd", PLUGINS_6)
 
@@ -262,6 +266,12 @@ class StrongSwan:
     def initiate(self) -> str:
         return self.swanctl("--initiate", "--child", "net", "--timeout", "15")
 
+    def rekey(self, what: str) -> None:
+        self.swanctl("--rekey", f"--{what}", "net")
+
+    def terminate(self, what: str) -> None:
+        self.swanctl("--terminate", f"--{what}", "net")
+
     def sas(self) -> str:
         return self.swanctl("--list-sas")
 
@@ -271,6 +281,9 @@ class StrongSwan:
 
     def ike_spis(self) -> set[str]:
         return set(re.findall(r"([0-9a-f]{16})_[ir]\*? ", self.sas()))
+
+    def agrees_on_ike(self, spi_i: str) -> bool:
+        return self.ike_spis() == {spi_i}
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -288,8 +301,8 @@ class StrongSwan:
         raise RuntimeError(f"charon did not come up:\n{stdout}\n{self.log.read_text() if self.log.exists() else ''}")
 
 
-def in_guest(guest: LinuxGuest, folder: Path) -> StrongSwan:
-    return StrongSwan(guest, folder, libipsec=False)
+def in_guest(guest: LinuxGuest, folder: Path, release: Release | None = None) -> StrongSwan:
+    return StrongSwan(guest, folder, libipsec=False, release=release)
 
 
 def in_namespace(namespace: Namespace, folder: Path, release: Release | None = None) -> StrongSwan:

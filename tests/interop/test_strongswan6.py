@@ -22,6 +22,7 @@ from test_gateway_workers import own_sas
 from ipsecfast.lab.netns import B, TwoSites
 from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, Stream, wait_for
 
+pytestmark = pytest.mark.matrix
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 
 

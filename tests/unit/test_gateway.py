@@ -274,3 +274,13 @@ def test_a_dead_worker_ends_the_gateway(place: Namespace, tmp_path: Path) -> Non
         pytest.fail(f"it still ran without its device:\n{gateway.log_text()}")
     assert code == 1
     assert "a worker thread failed" in gateway.log_text()
+
+
+def test_what_the_peer_brings_up_again_does_not_keep_terminate_waiting(sites: TwoSites, tmp_path: Path) -> None:
+    ours = GatewayProcess(sites.a.gateway, tmp_path / "a", config_a())
+    theirs = GatewayProcess(sites.b.gateway, tmp_path / "b", tunnel_config(B, A, child={"close_action": "start"}))
+    ours.command("initiate", "net")
+    before = ours.expect_child()
+    assert ours.command("terminate", "net")["message"].startswith("net is down")
+    wait_for("the peer's new tunnel", lambda: (now := ours.child()) is not None and now.spi_out != before.spi_out)
+    assert (ours.close(), theirs.close()) == (0, 0)

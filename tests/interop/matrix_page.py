@@ -1,0 +1,89 @@
+"""The page that a run of the matrix writes: rows are trials, columns peers; what needs more words is said below."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from against_strongswan import OURS, THEIRS
+from peer import Trial
+
+LACKS = "lacks: "  # begins the reason of a skipped cell: the peer has no such thing
+HEAD = """# Interoperability
+
+Written by `make interop`; {when}, ipsecfast {version} ({commit}), {system}.
+Each cell is a tunnel that came up, carried ping (and TCP during rekeys) without loss, and was deleted, between
+ipsecfast and that daemon with the ESP of a Linux kernel. Where a cell says two things, the first is where ipsecfast
+began what the row is about, the second where the peer did.
+"""
+STATES = {"passed": "ok", "failed": "**FAILED**", "lacks": "lacks", "absent": "not tried"}
+
+
+@dataclass(slots=True)
+class Result:
+    state: str  # a key of STATES
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Matrix:
+    """The results of a run: (row, peer, side)."""
+
+    titles: dict[str, str] = field(default_factory=dict)  # peer -> name and version
+    system: str = ""
+    rows: dict[str, str] = field(default_factory=dict)  # name of the trial -> words
+    results: dict[tuple[str, str, str], Result] = field(default_factory=dict)
+
+    def take(self, item: pytest.Function, report: pytest.TestReport) -> None:
+        """One phase of one cell."""
+        parameters = item.callspec.params
+        trial: Trial = parameters["trial"]
+        key = (trial.name, parameters["peer"], parameters["side"])
+        self.rows[trial.name] = trial.row
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            text = crash.message if crash is not None else str(report.longrepr)
+            self.results[key] = Result("failed", text.splitlines()[0][:300] if text else report.when or "")
+        elif report.skipped:
+            reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+            reason = reason.removeprefix("Skipped: ")
+            state = "lacks" if reason.startswith(LACKS) else "absent"
+            self.results[key] = Result(state, reason.removeprefix(LACKS))
+        elif report.when == "call":
+            said = dict(report.user_properties).get("only", "")
+            self.results[key] = Result("passed", str(said))
+
+    def write(self, path: Path) -> None:
+        notes: dict[str, int] = {}
+        peers = list(dict.fromkeys(peer for _, peer, _ in self.results))
+        titles = [self.titles.get(peer, peer) for peer in peers]
+        lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(peers)}"]
+        for name, words in self.rows.items():
+            lines.append(f"| {words} | {' | '.join(self._cell(name, peer, notes) for peer in peers)} |")
+        said = "".join(f"{number}. {reason}\n" for reason, number in notes.items())
+        head = HEAD.format(
+            when=f"{datetime.now(UTC):%Y-%m-%d}", version=version("ipsecfast"), commit=_commit(), system=self.system
+        )
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join([head, *lines, "", said]))
+
+    def _cell(self, name: str, peer: str, notes: dict[str, int]) -> str:
+        found = [self.results.get((name, peer, side)) for side in (OURS, THEIRS)]
+        texts = [self._text(result, notes) for result in found]
+        return texts[0] if texts[0] == texts[1] else " / ".join(texts)
+
+    def _text(self, result: Result | None, notes: dict[str, int]) -> str:
+        if result is None:
+            return STATES["absent"]
+        if not result.reason:
+            return STATES[result.state]
+        return f"{STATES[result.state]} [{notes.setdefault(result.reason, len(notes) + 1)}]"
+
+
+def _commit() -> str:
+    said = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=False)
+    return said.stdout.strip() or "no commit"

@@ -1,0 +1,81 @@
+"""The rows of the matrix, in the order of the page."""
+
+from __future__ import annotations
+
+from peer import DEFAULT, Trial
+
+from ipsecfast.pki import KeyType
+
+KEYS = {
+    "RSA-3072, PKCS#1 v1.5": (KeyType.RSA3072, False),
+    "RSA-3072, PSS": (KeyType.RSA3072, True),
+    "ECDSA P-256": (KeyType.ECDSA256, False),
+    "ECDSA P-384": (KeyType.ECDSA384, False),
+    "ECDSA P-521": (KeyType.ECDSA521, False),
+    "Ed25519": (KeyType.ED25519, False),
+    "Ed448": (KeyType.ED448, False),
+}
+GROUPS = ("ecp256", "ecp384", "ecp521", "ecp256bp", "ecp384bp", "ecp512bp", "x448", "modp2048", "modp3072", "modp4096")
+CIPHERS = {
+    "AES-256-GCM, PRF SHA-384": "aes256gcm16-prfsha384-x25519",
+    "AES-256-CBC, HMAC-SHA-256": "aes256-sha256-x25519",
+    "AES-128-CBC, HMAC-SHA-512": "aes128-sha512-x25519",
+}
+HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
+ESP_HYBRID = "aes256gcm16-x25519-ke1_mlkem768"
+
+TRIALS = (
+    Trial(name="psk", row="pre-shared key"),
+    *(
+        Trial(name=f"{kind}{'-pss' if pss else ''}", row=f"certificate {words}, with a chain", key=kind, pss=pss)
+        for words, (kind, pss) in KEYS.items()
+    ),
+    Trial(name="defaults", row="both with their default proposals", ike=DEFAULT, esp=DEFAULT, needs=("esp default",)),
+    Trial(
+        name="defaults-rekeyed",
+        row="default proposals, Child SA rekeyed",
+        ike=DEFAULT,
+        esp=DEFAULT,
+        life="rekeys_child",
+        needs=("esp default",),
+    ),
+    Trial(name="child-rekey", row="Child SA rekeyed", life="rekeys_child"),
+    Trial(name="child-rekey-pfs", row="... with a key exchange", esp="aes128gcm16-x25519", life="rekeys_child"),
+    Trial(name="ike-rekey", row="IKE SA rekeyed", life="rekeys_ike"),
+    Trial(name="hybrid", row="X25519 with ML-KEM-768", ike=HYBRID),
+    Trial(
+        name="hybrid-child-rekey",
+        row="... Child SA rekeyed with both",
+        ike=HYBRID,
+        esp=ESP_HYBRID,
+        life="rekeys_child",
+    ),
+    Trial(name="hybrid-ike-rekey", row="... IKE SA rekeyed with both", ike=HYBRID, life="rekeys_ike"),
+    Trial(
+        name="fragments",
+        row="IKE messages in fragments (a chain of RSA-4096)",
+        key=KeyType.RSA4096,
+        life="sends_fragments",
+    ),
+    Trial(
+        name="loss",
+        row="10 % of all packets lost each way: up, rekeys of both SAs",
+        loss=10,
+        esp="aes128gcm16-x25519",
+        life="survives_loss",
+    ),
+    *(Trial(name=f"ike-{ike}", row=f"IKE with {words}", ike=ike) for words, ike in CIPHERS.items()),
+    *(Trial(name=f"group-{group}", row=f"IKE with {group}", ike=f"aes256gcm16-prfsha384-{group}") for group in GROUPS),
+    Trial(name="esp-aes256", row="ESP with AES-256-GCM", esp="aes256gcm16"),
+    Trial(name="esn", row="extended sequence numbers", esp="aes128gcm16-esn"),
+    Trial(name="transport", row="transport mode", mode="transport"),
+    Trial(name="encap", row="ESP in UDP, asked for by us", encap=True, needs=("nat",)),
+    Trial(name="outer-v6", row="over IPv6", outer=6),
+    Trial(name="inner-v6", row="IPv6 inside IPv4", inner=(6,)),
+    Trial(
+        name="selectors",
+        row="IPv4 and IPv6 in one Child SA",
+        inner=(4, 6),
+        needs=("several selectors",),
+    ),
+)

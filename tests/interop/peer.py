@@ -1,0 +1,211 @@
+"""What the matrix tries (`Trial`), and what a peer must be able to do for it (`Peer`): the words are ipsecfast's own.
+
+A peer is one daemon in the guest, with the guest's kernel for ESP; gateway A is ipsecfast:
+
+    host A --- gateway A: ipsecfast === tap === guest: the peer, Linux XFRM; dummy0 has host B's addresses
+    10.1.0.2             192.0.2.1             192.0.2.2                     10.2.0.2
+    fd00:a::2            fd00:2::1             fd00:2::2                     fd00:b::2
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from linux_guest import LinuxGuest
+
+from ipsecfast.lab.netns import A, B
+from ipsecfast.lab.testbed import SECRET, tunnel_config
+from ipsecfast.pki import KeyType, make_authority, make_certificate
+
+PEERS = Path(__file__).parents[2] / ".peers"
+IKE, ESP = "aes128gcm16-prfsha256-x25519", "aes128gcm16"
+DEFAULT = ""  # proposals: what the program takes when nothing is configured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One row of the matrix: how both ends are configured. What is done then, `life` says (a method of `Cell`)."""
+
+    name: str
+    row: str
+    ike: str = IKE
+    esp: str = ESP
+    key: KeyType | None = None  # with certificates of this kind; None: with a pre-shared key
+    pss: bool = False
+    outer: int = 4
+    inner: tuple[int, ...] = (4,)
+    networks: int = 1
+    mode: str = "tunnel"
+    encap: bool = False
+    loss: int = 0  # per cent of the packets, each way
+    life: str = "lives"
+    needs: tuple[str, ...] = ()  # features beyond the words of the proposals
+    connection: Mapping[str, Any] = field(default_factory=dict)  # keys of our connection
+    child: Mapping[str, Any] = field(default_factory=dict)
+
+    def features(self) -> Iterator[str]:
+        """What a peer must have, the most particular first."""
+        yield from self.needs
+        for protocol, words in (("ike", self.ike), ("esp", self.esp)):
+            for word in words.split("-"):
+                yield f"{protocol} {word}"
+                yield word.partition("_")[2] or word
+        if self.key is not None:
+            yield f"{self.key}-pss" if self.pss else str(self.key)
+            yield "certificates"
+        else:
+            yield "psk"
+        yield self.mode
+        yield self.life
+
+    @property
+    def at(self) -> int:
+        return 0 if self.outer == 4 else 1
+
+    def selectors(self, networks: tuple[str, str]) -> list[str]:
+        """The traffic selectors of one end: its networks, and narrow ones that only lengthen the list."""
+        if self.mode == "transport":
+            return ["dynamic"]
+        own = [networks[0 if version == 4 else 1] for version in self.inner]
+        more = {4: "198.18.{}.0/24", 6: "2001:db8:{:x}::/64"}[self.inner[-1]]
+        return own + [more.format(number) for number in range(1, self.networks)]
+
+    def addresses(self) -> list[str]:
+        """What must answer at the far end."""
+        ends, versions = (B.outer, (self.outer,)) if self.mode == "transport" else (B.host, self.inner)
+        return [ends[0 if version == 4 else 1] for version in versions]
+
+    def our_config(self, credentials: Credentials | None) -> dict[str, Any]:
+        connection = {"encap": self.encap, **self.connection}
+        if self.ike:
+            connection["proposals"] = [self.ike]
+        child: dict[str, Any] = {"mode": self.mode, **self.child}
+        if self.esp:
+            child["esp_proposals"] = [self.esp]
+        child["local_ts"] = self.selectors(A.networks)
+        child["remote_ts"] = ["dynamic"] if self.mode == "transport" else self.remote_networks()
+        config = tunnel_config(A, B, outer=self.outer, connection=connection, child=child)
+        if credentials is not None:
+            ours = config["connections"]["net"]
+            certs = [str(credentials.certificate("a")), str(credentials.certificate("middle"))]
+            ours["local"] |= {"auth": "pubkey", "certs": certs, "key": str(credentials.key("a")), "rsa_pss": self.pss}
+            ours["remote"] |= {"auth": "pubkey", "cacerts": [str(credentials.certificate("root"))]}
+        return config
+
+    def remote_networks(self) -> list[str]:
+        return [B.networks[0 if version == 4 else 1] for version in self.inner]
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A root, an authority in between, and certificates for a.test and b.test, all of one kind, as files."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, kind: KeyType) -> Credentials:
+        made = cls(folder)
+        root = make_authority("Root", kind)
+        middle = make_authority("Middle", kind, issuer=root)
+        issued = {"root": root, "middle": middle}
+        issued |= {name: make_certificate([f"{name}.test"], kind, middle) for name in "ab"}
+        for name, one in issued.items():
+            one.save(made.certificate(name), made.key(name))
+        return made
+
+    def certificate(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
+
+    def key(self, name: str) -> Path:
+        return self.folder / f"{name}.key"
+
+
+class Peer(ABC):
+    """One daemon in the guest. It has one connection, `net`, with one child, `net`."""
+
+    lacks_words: Mapping[str, str] = {}  # a feature -> what the peer lacks, in words for the page
+    revives = False  # what it began it begins again when the other end deletes it
+    has_esp = True  # it and ipsecfast have an ESP algorithm in common
+
+    def __init__(self, guest: LinuxGuest, root: Path) -> None:
+        self.guest = guest
+        self.root = root
+        if root != Path("/"):
+            mount = "mount --bind /dev dev; mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run"
+            guest.run("sh", "-c", f"cd '{root}' && {{ mountpoint -q proc || {{ {mount}; }}; }}")
+        (root / "tmp").mkdir(exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="ipsecfast-", dir=root / "tmp"))
+
+    def inside(self, path: Path) -> str:
+        """What the daemon calls a file of this machine."""
+        return str(Path("/") / path.relative_to(self.root))
+
+    def run(self, *command: str, check: bool = True, timeout: float = 30.0) -> str:
+        """Runs a program of the peer's root in the guest."""
+        return self.guest.run(*self.command(*command), check=check, timeout=timeout)
+
+    def command(self, *command: str) -> tuple[str, ...]:
+        return command if self.root == Path("/") else ("chroot", str(self.root), *command)
+
+    def lacks(self, trial: Trial) -> str | None:
+        """Why this trial can't be, in words, or None."""
+        found = (self.lacks_words[feature] for feature in trial.features() if feature in self.lacks_words)
+        return next(found, None)
+
+    def child_spis(self) -> set[str]:
+        """The SPIs that the peer receives with, as hexadecimal numbers of eight digits: what its kernel has."""
+        state = self.guest.run("ip", "xfrm", "state")
+        ours = "|".join(re.escape(address) for address in B.outer)
+        return set(re.findall(rf"dst (?:{ours})\n\s+proto esp spi 0x([0-9a-f]{{8}}) reqid [1-9]", state))
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Name and version."""
+
+    @abstractmethod
+    def load(self, trial: Trial, credentials: Credentials | None) -> None:
+        """Forgets what was before, and has the other end of the trial's connection."""
+
+    @abstractmethod
+    def initiate(self) -> None: ...
+
+    @abstractmethod
+    def rekey(self, what: str) -> None:
+        """`what`: child or ike."""
+
+    @abstractmethod
+    def terminate(self, what: str) -> None: ...
+
+    @abstractmethod
+    def agrees_on_ike(self, spi_i: str) -> bool:
+        """It has one IKE SA, and that is the one with the initiator's SPI `spi_i`."""
+
+    @abstractmethod
+    def log_text(self) -> str: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fetched(name: str) -> Path | str:
+    """The root file system that `ci/peers` made, or why there is none."""
+    root = PEERS / name
+    return (
+        root if (root / "versions").exists() else f"there is no {root.relative_to(PEERS.parent)} (ci/peers fetches it)"
+    )
+
+
+def psk() -> str:
+    return SECRET

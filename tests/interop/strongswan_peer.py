@@ -1,0 +1,76 @@
+"""strongSwan, releases 5.9 and 6, as a peer of the matrix: charon in the guest, with the kernel's ESP."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import strongswan
+from linux_guest import LinuxGuest
+from peer import Credentials, Peer, Trial, psk
+from strongswan import Connection, Release
+
+from ipsecfast.lab.netns import A, B
+
+LACKS_59 = {
+    "mlkem768": "strongSwan 5.9 has no additional key exchanges (RFC 9370) and no ML-KEM",
+}
+
+
+class StrongSwanPeer(Peer):
+    def __init__(self, guest: LinuxGuest, root: Path, release: Release | None = None) -> None:
+        super().__init__(guest, root)
+        self.lacks_words: Mapping[str, str] = LACKS_59 if release is None else {}
+        self.daemon = strongswan.in_guest(guest, self.folder, release)
+
+    @property
+    def title(self) -> str:
+        return self.daemon.swanctl("--version", check=False).split(" swanctl")[0].split("\n")[-1].strip()
+
+    def load(self, trial: Trial, credentials: Credentials | None) -> None:
+        self.daemon.swanctl("--terminate", "--ike", "net", "--force", check=False)
+        self.guest.run("ip", "xfrm", "state", "flush")
+        certificates: dict[str, str] = {}
+        if credentials is not None:
+            for name in ("b", "middle", "root"):
+                shutil.copy(credentials.certificate(name), self.folder / f"{name}.pem")
+            files = {name: self.inside(self.folder / f"{name}.pem") for name in ("b", "middle", "root")}
+            certificates = {
+                "auth": "ike:rsa/pss-sha256" if trial.pss else "pubkey",
+                "certs": f"{files['b']}, {files['middle']}",
+                "cacert": files["root"],
+                "key": str(credentials.key("b")),
+            }
+        self.daemon.load(
+            Connection(
+                local=B.outer[trial.at],
+                remote=A.outer[trial.at],
+                local_ts=",".join(["dynamic"] if trial.mode == "transport" else trial.remote_networks()),
+                remote_ts=",".join(trial.selectors(A.networks)),
+                proposals=trial.ike or "default",
+                esp_proposals=trial.esp or "default",
+                mode=trial.mode,
+                encap="yes" if trial.encap else "no",
+                secret=psk(),
+                **certificates,
+            )
+        )
+
+    def initiate(self) -> None:
+        self.daemon.swanctl("--initiate", "--child", "net", "--timeout", "15", check=False)
+
+    def rekey(self, what: str) -> None:
+        self.daemon.rekey(what)
+
+    def terminate(self, what: str) -> None:
+        self.daemon.terminate(what)
+
+    def agrees_on_ike(self, spi_i: str) -> bool:
+        return self.daemon.agrees_on_ike(spi_i)
+
+    def log_text(self) -> str:
+        return "\n".join(self.daemon.log_text().splitlines()[-200:])
+
+    def stop(self) -> None:
+        self.daemon.close()

@@ -1,0 +1,198 @@
+"""The matrix of real peers (`make interop`): each trial with each of them, begun by us and by them; see `peer.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import strongswan
+from against_strongswan import GENTLE, OURS, THEIRS, Tunnel
+from conftest import MATRIX, StartGateway
+from libreswan import Libreswan
+from linux_guest import LinuxGuest
+from matrix_page import LACKS
+from matrix_trials import TRIALS
+from openiked import NO_ESP, OpenIked
+from peer import Credentials, Peer, Trial, fetched
+from strongswan_peer import StrongSwanPeer
+
+from ipsecfast.lab.netns import A, B, Namespace, Site
+from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
+from ipsecfast.lab.traffic import ping
+
+pytestmark = pytest.mark.matrix
+PROJECT = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds, where packets are lost
+
+
+def strongswan_5(guest: LinuxGuest) -> Peer | str:
+    return strongswan.missing(libipsec=False) or StrongSwanPeer(guest, Path("/"))
+
+
+def strongswan_6(guest: LinuxGuest) -> Peer | str:
+    release = strongswan.release_6()
+    return release if isinstance(release, str) else StrongSwanPeer(guest, release.root, release)
+
+
+def libreswan(guest: LinuxGuest) -> Peer | str:
+    root = fetched("libreswan5")
+    return root if isinstance(root, str) else Libreswan(guest, root)
+
+
+def openiked(guest: LinuxGuest) -> Peer | str:
+    root = fetched("openiked7")
+    return root if isinstance(root, str) else OpenIked(guest, root)
+
+
+PEERS = {"strongswan5": strongswan_5, "strongswan6": strongswan_6, "libreswan": libreswan, "openiked": openiked}
+
+
+@pytest.fixture(scope="module")
+def ready_guest(site_a: Site, guest: LinuxGuest) -> LinuxGuest:
+    """The guest takes TCP streams, and knows the way back to host A."""
+    for address in (*B.host, *B.outer):
+        guest.start("env", f"PYTHONPATH={PROJECT}", *TRAFFIC, "tcp-receive", address, "7001")
+    for network, via, source in zip(A.networks, A.outer, B.host, strict=True):
+        guest.run("ip", "route", "add", network, "via", via, "src", source)
+    return guest
+
+
+@pytest.fixture(scope="module")
+def peer(request: pytest.FixtureRequest, ready_guest: LinuxGuest) -> Iterator[Peer]:
+    made = PEERS[request.param](ready_guest)
+    if isinstance(made, str):
+        pytest.skip(made)
+    matrix = request.config.stash[MATRIX]
+    matrix.titles[request.param] = made.title
+    matrix.system = f"Linux {ready_guest.run('uname', '-r').strip()} (user-mode) at the peers"
+    yield made
+    made.close()
+
+
+class Cell:
+    """One trial with one peer, begun by `side`; the method that the trial names is what happens."""
+
+    def __init__(self, tunnel: Tunnel, peer: Peer, trial: Trial, side: str) -> None:
+        self.tunnel = tunnel
+        self.peer = peer
+        self.trial = trial
+        self.side = side
+        self.other = THEIRS if side == OURS else OURS
+
+    def lives(self) -> None:
+        self.tunnel.up(self.side)
+        self._shows()
+        self.tunnel.answers(*self.trial.addresses())
+        self._down(self.side)
+
+    def rekeys_child(self) -> None:
+        self._rekeys("child")
+
+    def rekeys_ike(self) -> None:
+        self._rekeys("ike")
+
+    def sends_fragments(self) -> None:
+        self.tunnel.up(self.side)
+        assert self.tunnel.ours.status()["ike"]["fragments kept"] >= 1
+        self.tunnel.answers(*self.trial.addresses())
+        self._down(self.side)
+
+    def survives_loss(self) -> None:
+        """Retransmissions, of ours and of theirs, bring each exchange to its end."""
+        with lossy(self.tunnel.ours.place, self.trial.loss):
+            self.tunnel.up(self.side, PATIENCE)
+            self.tunnel.rekey("child", self.side, PATIENCE)
+            self.tunnel.rekey("ike", self.side, PATIENCE)
+            answered = [
+                time is not None for time in self.tunnel.host.run(ping, self.trial.addresses()[0], 40, 0.02, 0.2)
+            ]
+            assert sum(answered) >= 20, answered
+        self.tunnel.answers(*self.trial.addresses())
+        self._down(self.side)
+
+    def _shows(self) -> None:
+        """What was configured is what was negotiated."""
+        child = self.tunnel.ours.expect_child()
+        assert child.udp_encap == self.trial.encap
+        assert child.esn == ("esn" in self.trial.esp.split("-")) or not self.trial.esp
+        if self.trial.ike:
+            assert set(self.trial.ike.split("-")) <= set(child.ike_algorithms.split("-"))
+
+    def _rekeys(self, what: str) -> None:
+        """Twice, for the second one is of an SA that was itself made so; then a Child SA out of what there is now."""
+        self.tunnel.up(self.other)
+        address = self.trial.addresses()[0]
+        pings = SteadyPing(self.tunnel.host, address)
+        stream = Stream(self.tunnel.host, None, address, pace=GENTLE)
+        for each in (what, what, "child"):
+            self.tunnel.rekey(each, self.side)
+        time.sleep(0.5)
+        intervals = stream.finish()
+        assert min(intervals) > 0, intervals
+        assert pings.finish() == 0
+        if "mlkem" in self.trial.ike:
+            (ike_sa,) = self.tunnel.ours.status()["connections"][0]["ike_sas"]
+            assert ike_sa["quantum_resistant"]
+        self._down(self.other)
+
+    def _down(self, began: str) -> None:
+        """The end that did not begin deletes, unless the other one would begin again at once."""
+        self.tunnel.down(THEIRS if began == OURS or self.peer.revives else OURS)
+
+
+@contextmanager
+def lossy(place: Namespace, percent: int) -> Iterator[None]:
+    """Drops that share of what comes and goes between the gateways; some must have been."""
+    drop = f"numgen random mod 100 < {percent} counter drop"
+    rules = "".join(
+        f"add chain inet loss {hook} {{ type filter hook {hook} priority 0; }}; "
+        f'add rule inet loss {hook} {word} "outer" meta l4proto {{ udp, esp }} {drop}; '
+        for hook, word in (("input", "iifname"), ("output", "oifname"))
+    )
+    place.check_output(["nft", f"add table inet loss; {rules}"])
+    try:
+        yield
+        listed = place.check_output(["nft", "list", "table", "inet", "loss"])
+        assert "packets 0 " not in listed, listed
+    finally:
+        place.check_output(["nft", "delete table inet loss"])
+
+
+def as_far_as_ike_auth(ours: GatewayProcess, peer: Peer, side: str) -> None:
+    """No Child SA can be: the peer's refusal is named, or its own AUTH payload is verified before ours refuses."""
+    if side == OURS:
+        with pytest.raises(TestbedError, match="NO_PROPOSAL_CHOSEN"):
+            ours.command("initiate", "net")
+        assert "policy_lookup: setting policy 'net'" in peer.log_text()
+    else:
+        peer.initiate()
+        wait_for("the peer is authenticated", lambda: "established as responder with b.test" in ours.log_text())
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+@pytest.mark.parametrize("peer", PEERS, indirect=True)
+def test_cell(
+    request: pytest.FixtureRequest,
+    site_a: Site,
+    start_gateway: StartGateway,
+    peer: Peer,
+    trial: Trial,
+    side: str,
+    tmp_path: Path,
+) -> None:
+    reason = peer.lacks(trial)
+    if reason is not None:
+        pytest.skip(f"{LACKS}{reason}")
+    credentials = None if trial.key is None else Credentials.make(tmp_path, trial.key)
+    peer.load(trial, credentials)
+    ours = start_gateway(site_a.gateway, trial.our_config(credentials))
+    if not peer.has_esp:
+        as_far_as_ike_auth(ours, peer, side)
+        request.node.user_properties.append(("only", f"as far as IKE_AUTH: {NO_ESP}"))
+        return
+    host = site_a.gateway if trial.mode == "transport" else site_a.host
+    getattr(Cell(Tunnel(ours, peer, host), peer, trial, side), trial.life)()
