@@ -344,13 +344,13 @@ class WireEnum(IntEnum):
 
 
 class TransformType(WireEnum):
-    """RFC 7296 s3.3.2; ADDKE*: RFC 9370 s2.2.1."""
+    """RFC 7296 s3.3.2; SN, once ESN: RFC 9827; ADDKE*: RFC 9370 s2.2.1."""
 
     ENCR = 1
     PRF = 2
     INTEG = 3
     KE = 4
-    ESN = 5
+    SN = 5
     ADDKE1 = 6
     ADDKE2 = 7
     ADDKE3 = 8

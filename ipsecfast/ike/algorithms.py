@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ipsecfast.ike.constants import ADDITIONAL_KES, EncrId, EsnId, IntegId, KeGroup, PrfId
+from ipsecfast.ike.constants import ADDITIONAL_KES, EncrId, IntegId, KeGroup, PrfId, SequenceNumbersId
 from ipsecfast.model import Transform, TransformType
 
 
@@ -64,8 +64,8 @@ def _ke(keyword: str, group: KeGroup, *aliases: str) -> Algorithm:
     return Algorithm(keyword, Transform(TransformType.KE, group), esp=True, aliases=aliases)
 
 
-def _esn(keyword: str, esn: EsnId) -> Algorithm:
-    return Algorithm(keyword, Transform(TransformType.ESN, esn), esp=True)
+def _esn(keyword: str, esn: SequenceNumbersId) -> Algorithm:
+    return Algorithm(keyword, Transform(TransformType.SN, esn), esp=True)
 
 
 _BASE: tuple[Algorithm, ...] = (
@@ -96,8 +96,8 @@ _BASE: tuple[Algorithm, ...] = (
     _ke("modp8192", KeGroup.MODP_8192),
     _ke("mlkem768", KeGroup.ML_KEM_768),
     _ke("mlkem1024", KeGroup.ML_KEM_1024),
-    _esn("esn", EsnId.ESN),
-    _esn("noesn", EsnId.NO_ESN),
+    _esn("esn", SequenceNumbersId.PARTIALLY_TRANSMITTED_64),
+    _esn("noesn", SequenceNumbersId.SEQUENTIAL_32),
 )
 
 

@@ -295,11 +295,16 @@ class KeGroup(IntEnum):
     ML_KEM_1024 = 37
 
 
-class EsnId(IntEnum):
-    """Transform type 5."""
+class SequenceNumbersId(IntEnum):
+    """Transform type 5, under RFC 9827's names. The operator's words for the first two are swanctl's, noesn and esn.
 
-    NO_ESN = 0
-    ESN = 1
+    Numbers that nobody promises to be sequential (of several senders on one SA) allow no anti-replay; we have no use
+    for them, and refuse them where a peer offers nothing else.
+    """
+
+    SEQUENTIAL_32 = 0
+    PARTIALLY_TRANSMITTED_64 = 1
+    UNSPECIFIED_32 = 2
 
 
 # RFC 9370 s2.2.1: further key exchanges of one SA, in this order; their IDs are those of type 4.
@@ -312,7 +317,7 @@ TRANSFORM_IDS: MappingProxyType[int, type[IntEnum]] = MappingProxyType(
         TransformType.PRF: PrfId,
         TransformType.INTEG: IntegId,
         TransformType.KE: KeGroup,
-        TransformType.ESN: EsnId,
+        TransformType.SN: SequenceNumbersId,
         **dict.fromkeys(ADDITIONAL_KES, KeGroup),
     }
 )

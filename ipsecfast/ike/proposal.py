@@ -19,11 +19,11 @@ from ipsecfast.ike.constants import (
     ML_KEM,
     SPI_LENGTH,
     TRANSFORM_IDS,
-    EsnId,
     IntegId,
     InvalidSyntax,
     KeGroup,
     NoProposalChosen,
+    SequenceNumbersId,
 )
 from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.ike.mismatch import Field, Mismatch
@@ -43,7 +43,7 @@ _TYPE_WORDS = {
     TransformType.PRF: "PRF",
     TransformType.INTEG: "integrity",
     TransformType.KE: "key exchange",
-    TransformType.ESN: "extended sequence numbers",
+    TransformType.SN: "sequence numbers",
     **{kind: f"additional key exchange {number}" for number, kind in enumerate(ADDITIONAL_KES, 1)},
 }
 _FIELDS = {
@@ -51,7 +51,7 @@ _FIELDS = {
     TransformType.PRF: Field.PRF,
     TransformType.INTEG: Field.INTEGRITY,
     TransformType.KE: Field.KEY_EXCHANGE,
-    TransformType.ESN: Field.SEQUENCE_NUMBERS,
+    TransformType.SN: Field.SEQUENCE_NUMBERS,
     **dict.fromkeys(ADDITIONAL_KES, Field.ADDITIONAL_KEY_EXCHANGE),
 }
 _KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL_KES})
@@ -59,12 +59,12 @@ _KEY_EXCHANGES = frozenset({TransformType.KE, *ADDITIONAL_KES})
 _ABSENT = {
     TransformType.INTEG: Transform(TransformType.INTEG, IntegId.NONE),
     TransformType.KE: Transform(TransformType.KE, KeGroup.NONE),
-    TransformType.ESN: Transform(TransformType.ESN, EsnId.NO_ESN),
+    TransformType.SN: Transform(TransformType.SN, SequenceNumbersId.SEQUENTIAL_32),
     **{kind: Transform(kind, KeGroup.NONE) for kind in ADDITIONAL_KES},
 }
 _TYPES_OF = {
     ProtocolId.IKE: (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, *_KEY_EXCHANGES),
-    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.ESN, *_KEY_EXCHANGES),
+    ProtocolId.ESP: (TransformType.ENCR, TransformType.INTEG, TransformType.SN, *_KEY_EXCHANGES),
 }
 _MAX_SHOWN = 8
 
@@ -94,8 +94,8 @@ def parse_proposal(text: str, protocol: ProtocolId, number: int = 1) -> Proposal
     _check_encryption(rows, protocol)
     if protocol == ProtocolId.IKE:
         transforms = _complete_ike(rows, transforms)
-    elif not _of_type(transforms, TransformType.ESN):
-        transforms.append(_ABSENT[TransformType.ESN])
+    elif not _of_type(transforms, TransformType.SN):
+        transforms.append(_ABSENT[TransformType.SN])
     proposal = Proposal(protocol, tuple(sorted(transforms, key=lambda t: t.type)), number=number)
     _check_additional(proposal)
     return proposal
@@ -161,7 +161,7 @@ def _complete_ike(rows: Sequence[Algorithm], transforms: list[Transform]) -> lis
 def proposal_text(proposal: Proposal) -> str:
     """The proposal in the words that `parse_proposal` takes; `noesn` is left out where it is all there is."""
     words = [transform_text(t) for t in proposal.transforms]
-    if _of_type(proposal.transforms, TransformType.ESN) == [_ABSENT[TransformType.ESN]]:
+    if _of_type(proposal.transforms, TransformType.SN) == [_ABSENT[TransformType.SN]]:
         words = [word for word in words if word != "noesn"]
     return "-".join(words)
 

@@ -28,7 +28,7 @@ from ipsecfast.ike.proposal import (
 )
 from ipsecfast.model import Proposal, ProtocolId, Transform, TransformType
 
-ENCR, PRF, INTEG, KE, ESN = (TransformType(number) for number in range(1, 6))
+ENCR, PRF, INTEG, KE, SN = (TransformType(number) for number in range(1, 6))
 
 
 def ike(*texts: str) -> list[Proposal]:
@@ -70,11 +70,20 @@ def test_an_aead_uses_an_integrity_algorithm_for_its_prf_only() -> None:
 
 def test_esn_words() -> None:
     gcm = Transform(ENCR, 20, 128)
-    off, on = Transform(ESN, 0), Transform(ESN, 1)
+    off, on = Transform(SN, 0), Transform(SN, 1)
     assert esp("aes128gcm16")[0].transforms == esp("aes128gcm16-noesn")[0].transforms == (gcm, off)
     assert esp("aes128gcm16-esn")[0].transforms == (gcm, on)
     assert esp("aes128gcm16-esn-noesn")[0].transforms == (gcm, on, off)
     assert esp("noesn-aes128gcm16-esn")[0].transforms == (gcm, off, on)
+
+
+def test_numbers_that_nobody_promises_to_be_sequential_are_refused() -> None:
+    """RFC 9827: value 2, which allows no anti-replay. Beside another one it is passed over."""
+    gcm, others = Transform(ENCR, 20, 128), Transform(SN, 2)
+    with pytest.raises(NoProposalChosen, match="no common sequence numbers: the peer offers UNSPECIFIED_32;"):
+        select([by_hand(ProtocolId.ESP, gcm, others, spi=b"spi!")], esp("aes128gcm16-esn-noesn"))
+    both = by_hand(ProtocolId.ESP, gcm, others, Transform(SN, 1), spi=b"spi!")
+    assert select([both], esp("aes128gcm16-noesn-esn")).transforms == (gcm, Transform(SN, 1))
 
 
 def test_aliases_case_and_spaces() -> None:
@@ -191,7 +200,7 @@ def naive_select(offered: list[Proposal], configured: list[Proposal]) -> Proposa
     for ours in configured:
         for theirs in offered:
             picks = []
-            for kind in (ENCR, KE, ESN):
+            for kind in (ENCR, KE, SN):
                 mine = [t for t in ours.transforms if t.type == kind] or [none]
                 yours = [t for t in theirs.transforms if t.type == kind] or [none]
                 picks.append(next((t for t in mine if t in yours), None))
@@ -201,7 +210,7 @@ def naive_select(offered: list[Proposal], configured: list[Proposal]) -> Proposa
 
 
 def test_key_exchange_none_means_the_same_as_no_key_exchange() -> None:
-    gcm, off, none, x25519 = Transform(ENCR, 20, 128), Transform(ESN, 0), Transform(KE, 0), Transform(KE, 31)
+    gcm, off, none, x25519 = Transform(ENCR, 20, 128), Transform(SN, 0), Transform(KE, 0), Transform(KE, 31)
     explicit = by_hand(ProtocolId.ESP, gcm, none, off, spi=b"spi!")
     assert select([explicit], esp("aes128gcm16")).transforms == (gcm, none, off)
     optional = by_hand(ProtocolId.ESP, gcm, x25519, none, off, spi=b"spi!")
@@ -221,7 +230,7 @@ def test_the_first_child_has_no_key_exchange() -> None:
 
 
 def test_integrity_none_may_be_offered_with_an_aead() -> None:
-    gcm, off = Transform(ENCR, 20, 128), Transform(ESN, 0)
+    gcm, off = Transform(ENCR, 20, 128), Transform(SN, 0)
     explicit = by_hand(ProtocolId.ESP, gcm, Transform(INTEG, 0), off, spi=b"spi!")
     assert select([explicit], esp("aes128gcm16")).transforms == (gcm, Transform(INTEG, 0), off)
     with_mac = by_hand(ProtocolId.ESP, gcm, Transform(INTEG, 12), off, spi=b"spi!")
@@ -301,7 +310,7 @@ def test_the_initiator_checks_the_answer() -> None:
         [offered[0]],
         ike("aes192gcm16-prfsha256-x25519"),
         [replace(answer, transforms=answer.transforms[:-1])],
-        [replace(answer, transforms=(*answer.transforms, Transform(ESN, 1)))],
+        [replace(answer, transforms=(*answer.transforms, Transform(SN, 1)))],
     ):
         with pytest.raises(NoProposalChosen):
             accept_answer(wrong, offered)

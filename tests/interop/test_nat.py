@@ -7,6 +7,7 @@ host A --- gateway A             NAT                      gateway B --- host B
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import StartGateway
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from ipsecfast.lab.netns import A, B, Namespace, Site, join
-from ipsecfast.lab.testbed import GatewayProcess, NumberedFlow, tunnel_config, wait_for
+from ipsecfast.lab.testbed import GatewayProcess, NumberedFlow, Stream, tunnel_config, wait_for
 from ipsecfast.lab.traffic import ping
 
 PRIVATE = "172.31.0.2"
@@ -103,3 +104,21 @@ def test_rekeys_from_both_ends_of_a_nat_lose_nothing(natted: NattedSites, start_
             wait_for("one IKE SA with one Child SA", lambda gateway=gateway: gateway.counts() == (1, 1))
     result = flow.finish()
     assert (result.lost, result.duplicates) == (0, 0), result
+
+
+def test_transport_mode_through_a_nat(natted: NattedSites, start_gateway: StartGateway) -> None:
+    """s2.23.1: each end has the addresses that it sees; RFC 3948 s3.1.2: TCP checksums are right again."""
+    child = {"mode": "transport", "local_ts": "dynamic", "remote_ts": "dynamic"}
+    b = start_gateway(natted.b.gateway, tunnel_config(B, A, connection={"remote_addrs": "%any"}, child=child))
+    a = start_gateway(natted.a.gateway, tunnel_config(A, B, connection={"local_addrs": "%any"}, child=child))
+    a.command("initiate", "net")
+    wait_for("the Child SA is there", b.child)
+    stream = Stream(natted.a.gateway, natted.b.gateway, B.outer[0], port=7500)
+    for gateway in (a, b):
+        gateway.command("rekey", "net", "net")
+        wait_for("one Child SA", lambda gateway=gateway: gateway.counts() == (1, 1))
+    time.sleep(1.0)
+    assert sum(stream.finish()[-3:]) > 0
+    assert None not in natted.b.gateway.run(ping, "192.0.2.1", 3, 0.05)
+    assert not a.status()["drops"]
+    assert not b.status()["drops"]

@@ -29,7 +29,7 @@ from ipsecfast.ike.connection import Connection
 from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, SinglePairRequired
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.exchange import child_exchange, ike_auth
-from ipsecfast.ike.exchange.child_offer import ChildRequest, ChildTerms, agree
+from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree
 from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
 from ipsecfast.ike.payloads import NotifyPayload, TsPayload
 from ipsecfast.ike.sa import IkeSa
@@ -361,8 +361,22 @@ def test_transport_mode() -> None:
     assert "N(USE_TRANSPORT_MODE)" in pair.exchange()[2]
     assert "N(USE_TRANSPORT_MODE)" in pair.exchange()[3]
     assert pair.b.the_child().inbound.mode is Mode.TRANSPORT
+    for line in pair.exchange()[2:4]:  # there the receiver could not tell padding from payload
+        assert "N(USE_TRANSPORT_MODE), N(ESP_TFC_PADDING_NOT_SUPPORTED), SA" in line
     pair.b.rekey("net")
     run_quiet(pair)
+    pair.check_converged(children=1)
+
+
+def test_later_fragments_of_port_specific_sas_are_not_agreed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s1.3.1: who does not say NON_FIRST_FRAGMENTS_ALSO back neither sends nor takes them."""
+    offer = ChildOffer.payloads
+    asks = NotifyPayload(NotifyType.NON_FIRST_FRAGMENTS_ALSO)
+    monkeypatch.setattr(ChildOffer, "payloads", lambda self, *between: (asks, *offer(self, *between)))
+    pair = Pair().up()
+    request, response = pair.exchange()[2:4]
+    assert "N(NON_FIRST_FRAGMENTS_ALSO)" in request
+    assert response == "<-- b IKE_AUTH {IDr, AUTH, SA, TSi, TSr}"
     pair.check_converged(children=1)
 
 

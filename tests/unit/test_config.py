@@ -144,7 +144,7 @@ def test_child(good: GatewayConfig) -> None:
     assert (net.replay_window, net.copy_df, net.copy_ecn, net.copy_dscp) == (64, False, False, CopyField.YES)
     assert (net.per_cpu_sas, host.per_cpu_sas) == (3, 0)
     assert (host.mode, host.local_ts, host.remote_ts) == (Mode.TRANSPORT, (None,), (None,))
-    assert TransformType.ESN in {transform.type for transform in host.esp_proposals[0].transforms}
+    assert TransformType.SN in {transform.type for transform in host.esp_proposals[0].transforms}
 
 
 def test_policies_get_the_family_of_their_other_end(good: GatewayConfig) -> None:

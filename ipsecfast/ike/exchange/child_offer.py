@@ -13,12 +13,12 @@ from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
-    EsnId,
     InvalidSyntax,
     NoAdditionalSas,
     NoProposalChosen,
     NotifyType,
     PayloadType,
+    SequenceNumbersId,
     TemporaryFailure,
     TsMaxQueue,
     TsUnacceptable,
@@ -121,7 +121,7 @@ class ChildOffer:
     def payloads(self, *between: Payload) -> tuple[Payload, ...]:
         """[N(USE_TRANSPORT_MODE)], [N(SA_RESOURCE_INFO)], SA, `between`, TSi, TSr."""
         return (
-            *_mode_notify(self.config.mode),
+            *_mode_notifies(self.config.mode),
             *resource_notify(self.resource),
             SaPayload(self.proposals),
             *between,
@@ -253,7 +253,7 @@ def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload)
         remote = with_address(remote, request.as_sent.remote[0].start)
         local = with_address(local, request.as_sent.local[0].start)
     return (
-        *_mode_notify(terms.config.mode),
+        *_mode_notifies(terms.config.mode),
         *resource_notify(terms.resource),
         SaPayload((proposal,)),
         *between,
@@ -262,8 +262,13 @@ def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload)
     )
 
 
-def _mode_notify(mode: Mode) -> tuple[Payload, ...]:
-    return (NotifyPayload(NotifyType.USE_TRANSPORT_MODE),) if mode == Mode.TRANSPORT else ()
+def _mode_notifies(mode: Mode) -> tuple[Payload, ...]:
+    """In transport mode nothing tells TFC padding from what is padded (RFC 4303 s2.7); in tunnel mode we cut it off. We
+    send none, so what the peer says of it is of no consequence here. NON_FIRST_FRAGMENTS_ALSO (RFC 4301 s7.3), which
+    both ends would have to say, we never do: later fragments go by OPAQUE ports or not at all."""
+    if mode == Mode.TUNNEL:
+        return ()
+    return NotifyPayload(NotifyType.USE_TRANSPORT_MODE), NotifyPayload(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED)
 
 
 def outbound_spi(sa: IkeSa, proposal: Proposal, reqid: int) -> int:
@@ -311,7 +316,7 @@ def build_child(
 
 def _params(sa: IkeSa, terms: ChildTerms, encryption: int, spi: int, key: bytes) -> SaParams:
     config, lifetime = terms.config, terms.config.lifetime
-    esn = any(t.type == TransformType.ESN and t.id == EsnId.ESN for t in terms.proposal.transforms)
+    numbers = next((t.id for t in terms.proposal.transforms if t.type == TransformType.SN), None)
     return SaParams(
         spi=spi,
         reqid=terms.reqid,
@@ -322,7 +327,7 @@ def _params(sa: IkeSa, terms: ChildTerms, encryption: int, spi: int, key: bytes)
         remote_ts=terms.selectors.remote,
         mode=config.mode,
         udp_encap=sa.udp_encap,
-        esn=esn,
+        esn=numbers == SequenceNumbersId.PARTIALLY_TRANSMITTED_64,
         replay_window=config.replay_window,
         soft_bytes=_jittered(sa, lifetime.rekey_bytes, lifetime.rand_bytes),
         hard_bytes=lifetime.life_bytes,
