@@ -42,6 +42,23 @@ class AuthKind(StrEnum):
     PUBKEY = "pubkey"
 
 
+class OcspUse(StrEnum):
+    """RFC 4806: whether OCSP responses travel in IKE: ours to a peer that asks, the peer's because we ask."""
+
+    NEVER = "never"
+    REPLY = "reply"
+    REQUEST = "request"
+    BOTH = "both"
+
+    @property
+    def replies(self) -> bool:
+        return self in (OcspUse.REPLY, OcspUse.BOTH)
+
+    @property
+    def requests(self) -> bool:
+        return self in (OcspUse.REQUEST, OcspUse.BOTH)
+
+
 class RevocationPolicy(StrEnum):
     """What has to be known of the peer's certificates: that each is good; that it is, where there is a URI to ask; or
     only that none is revoked."""
@@ -62,19 +79,38 @@ class AuthorityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """A private key of ours, and what shows whose it is: its certificate with those that lead to the authority; without
+    any it is a raw key that the peer was given."""
+
+    key: PrivateKey = field(repr=False)
+    certificates: tuple[Certificate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AuthConfig:
     """How one side proves who it is. `identity` None (remote only) accepts any identity that has the proof.
 
-    With PUBKEY, local: `certificates` are ours, then those that lead to the authority, `key` its private key. Remote:
-    `authorities` may vouch for the peer, or it has one of `certificates` itself.
+    With PUBKEY, local: `certificates` are ours, then those that lead to the authority, `key` its private key; or it is
+    that of one of `pubkeys`. Remote: `authorities` may vouch for the peer, or it has one of `certificates` itself, or
+    one of `pubkeys` is its raw public key (RFC 7670).
     """
 
     identity: Identity | None
     method: AuthKind = AuthKind.PSK
     certificates: tuple[Certificate, ...] = ()
     authorities: tuple[Certificate, ...] = ()
+    pubkeys: tuple[PublicKey, ...] = ()
     key: PrivateKey | None = field(default=None, repr=False)
     rsa_pss: bool = False
+    others: tuple[Credential, ...] = ()  # local: instead of the first, where the peer would rather have them
+    ocsp_responses: tuple[str, ...] = ()  # local: file URIs of what says that our certificates are good
+    revocation: RevocationPolicy = RevocationPolicy.RELAXED  # remote
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """All of ours, the preferred one first."""
+        return () if self.key is None else (Credential(self.key, self.certificates), *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +199,8 @@ class ConnectionConfig:
     remote: AuthConfig
     children: tuple[ChildConfig, ...]
     secrets: tuple[PresharedKey, ...] = field(default=(), repr=False)
+    authorities: tuple[AuthorityConfig, ...] = ()
+    ocsp: OcspUse = OcspUse.REPLY
     ppk_id: str | None = None
     ppk_required: bool = False
     ppks: tuple[PostquantumKey, ...] = field(default=(), repr=False)

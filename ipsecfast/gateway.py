@@ -18,6 +18,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 from ipsecfast.commands import SEND_FAILED, Commands
@@ -26,11 +27,13 @@ from ipsecfast.configured import ConnectionConfig
 from ipsecfast.control import Command, ControlServer, Say, Verb
 from ipsecfast.dataplane import choose_engine
 from ipsecfast.errors import ConfigError, ConfigProblem, DataPlaneError, IpsecError, SetupError
+from ipsecfast.fetcher import Fetcher
 from ipsecfast.forwarding import Forwarding
 from ipsecfast.ike.actions import (
     Action,
     ActivateOutbound,
     Compute,
+    Fetch,
     InstallSa,
     InstallTrap,
     KeepSecrets,
@@ -132,6 +135,7 @@ class Gateway:
         )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._workshop = Workshop(self._on_result)
+        self._fetcher = Fetcher(self._on_result, Path(config.state, "crls") if config.state else None)
         self._limiter = NotifyLimiter()
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}
@@ -182,6 +186,7 @@ class Gateway:
             self._watch_network()
         self._steps.add("timers", self._stop_timers)
         self._steps.add("work", self._workshop.close)
+        self._steps.add("what is being fetched", self._fetcher.close)
         self._tick()
         self._endpoint.start(self._now())
         self._drain()
@@ -374,6 +379,8 @@ class Gateway:
                 task.add_done_callback(self._tasks.discard)
             case Compute():
                 self._workshop.submit(action)
+            case Fetch():
+                self._fetcher.submit(action)
             case Notify():
                 self._notify(action)
 

@@ -17,6 +17,8 @@ connections[]     as configured, in the order of the file
     quantum_resistant  whether ML-KEM or a PPK went into the keys, so that who records the traffic can't ever decrypt it
     ppk           the id of the post-quantum pre-shared key in SK_d, "" without one: with RFC 8784 the first IKE SA is
                   not quantum-resistant, its Child SAs are
+    revocation[]  of each certificate of the peer below its authority: state (good, unknown), text (who says so),
+                  until (ISO 8601, when the one who says so will say it anew; null)
     established, rekey_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
       resource    of several with the same selectors (RFC 9611): 0 that for all workers, i that of worker i - 1; or null
@@ -48,6 +50,7 @@ from typing import Any, TypeAlias
 from ipsecfast import __version__
 from ipsecfast.config import GatewayConfig
 from ipsecfast.configured import ChildConfig, ConnectionConfig
+from ipsecfast.ike.finding import Finding
 from ipsecfast.ike.snapshot import ChildStatus, ConnectionStatus, IkeSaStatus
 from ipsecfast.model import Path
 from ipsecfast.spd import ChildKey
@@ -146,11 +149,17 @@ def _ike_sa(sa: IkeSaStatus, windows: Mapping[str, int], counted: Mapping[SaKey,
         "proposal": sa.proposal,
         "quantum_resistant": sa.quantum_resistant,
         "ppk": sa.ppk,
+        "revocation": [_finding(finding) for finding in sa.revocation],
         "established": round(sa.age, 3),
         "rekey_in": sa.rekey_in,
         "expires_in": sa.expires_in,
         "child_sas": [_child_sa(child, windows.get(child.name, 0), counted) for child in sa.children],
     }
+
+
+def _finding(finding: Finding) -> Document:
+    until = finding.until.isoformat() if finding.until is not None else None
+    return {"state": finding.state.value, "text": finding.text, "until": until}
 
 
 def _child_sa(child: ChildStatus, window: int, counted: Mapping[SaKey, Mapping[str, Any]]) -> Document:

@@ -38,6 +38,8 @@ def _print_connection(console: Console, connection: dict[str, Any], traps: set[s
         console.print(f"  [red]{_duration(failure['ago'])} ago:[/red] {escape(failure['message'])}", highlight=False)
     for ike_sa in connection["ike_sas"]:
         console.print(f"  {_ike_line(ike_sa)}", highlight=False)
+        for finding in ike_sa["revocation"]:
+            console.print(f"    {finding['text']}", highlight=False, markup=False)
         if ike_sa["child_sas"]:
             console.print(_child_table(ike_sa["child_sas"]))
     for child in connection["children"]:

@@ -8,7 +8,16 @@ from enum import StrEnum
 from ipsecfast.config import certificates, values
 from ipsecfast.config.gateway import Carrier
 from ipsecfast.config.section import Section
-from ipsecfast.configured import AuthConfig, AuthKind, ChildConfig, Childless, ConnectionConfig, Fragmentation, Vendor
+from ipsecfast.configured import (
+    AuthConfig,
+    AuthKind,
+    ChildConfig,
+    Childless,
+    ConnectionConfig,
+    Fragmentation,
+    OcspUse,
+    Vendor,
+)
 from ipsecfast.identity import Identity
 from ipsecfast.ike.crypto import HAS_ML_KEM
 from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
@@ -63,6 +72,7 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
         childless=section.take("childless", values.choice(Childless), Childless.ALLOW),
+        ocsp=section.take("ocsp", values.choice(OcspUse), OcspUse.REPLY),
         unique=section.take("unique", values.choice(Unique), Unique.REPLACE).value,
         resumption=section.take("resumption", values.boolean, False),
         redirect=section.take("redirect", values.boolean, True),

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from ipsecfast.config import values
+from ipsecfast.config.certificates import read_authorities
 from ipsecfast.config.checks import check_connection, check_connections, check_gateway, check_secrets
 from ipsecfast.config.connections import read_connection
 from ipsecfast.config.gateway import (
@@ -44,6 +45,8 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
     outer = gateway.take("outer", values.outer, by_default)
     carrier = outer if isinstance(outer, Carrier) else Carrier.AUTO
     connections = _read_connections(root, _all_secrets(root, gateway, path, reports), carrier)
+    authorities = read_authorities(root)
+    connections = tuple(dataclasses.replace(connection, authorities=authorities) for connection in connections)
     config = GatewayConfig(
         file=str(path),
         connections=connections,

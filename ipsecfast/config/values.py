@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from cryptography import x509
 
@@ -224,6 +225,19 @@ def socket_path(value: object) -> str:
     if len(path.encode()) > _MAX_SOCKET_PATH:
         raise ValueError(f"a socket path has at most {_MAX_SOCKET_PATH} bytes")
     return path
+
+
+def http_uri(value: object) -> str:
+    """Where a CRL or an OCSP responder is. What comes from there is signed, so it needs no TLS."""
+    uri = text(value)
+    try:
+        parts = urlsplit(uri)
+        usable = parts.scheme == "http" and bool(parts.hostname) and (parts.port or 80) > 0
+    except ValueError:
+        usable = False
+    if not usable or not uri.isascii() or not uri.isprintable() or " " in uri:
+        raise ValueError("expected an http URI such as http://crl.example.org/ca.crl")
+    return uri
 
 
 def address_entry(value: object) -> AddressEntry | None:

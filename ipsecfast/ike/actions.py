@@ -110,6 +110,25 @@ class KeepSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What is to be fetched: an http or file URI, at most `limit` octets; `request`: a POST of these octets (OCSP)."""
+
+    uri: str
+    limit: int
+    request: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Fetch all `sources` within `seconds`, and give `IkeEndpoint.handle_result` a tuple under the number `job`: of
+    each the octets, or a sentence that says why there are none."""
+
+    job: int
+    sources: tuple[Source, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Notify:
     """Something a person wants to know. `event` is a stable word, `message` the sentence, `level` logging's.
 
@@ -136,5 +155,6 @@ Action: TypeAlias = (
     | ResolveName
     | Compute
     | KeepSecrets
+    | Fetch
     | Notify
 )

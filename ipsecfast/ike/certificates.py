@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
@@ -39,6 +39,16 @@ _KNOWN_CRITICAL = frozenset(
         x509.CertificatePolicies.oid,
     }
 )
+# What the library raises for octets that are not what they should be, sooner or later.
+UNREADABLE = (
+    OverflowError,
+    TypeError,
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _LIBRARY_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 
 
@@ -61,6 +71,15 @@ def authority_hash(authority: x509.Certificate) -> bytes:
     return sha1(info, usedforsecurity=False).digest()
 
 
+def authority_hashes(requests: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The other way round: what several CERTREQ payloads name, in their order."""
+    return tuple(
+        data[at : at + AUTHORITY_HASH_LENGTH]
+        for data in requests
+        for at in range(0, len(data) - AUTHORITY_HASH_LENGTH + 1, AUTHORITY_HASH_LENGTH)
+    )
+
+
 def received_certificates(message: Message) -> list[x509.Certificate]:
     """The certificates of a message, in their order.
 
@@ -71,9 +90,52 @@ def received_certificates(message: Message) -> list[x509.Certificate]:
     if len(payloads) > MAX_CERTIFICATES:
         raise InvalidSyntax(f"{len(payloads)} certificates; {MAX_CERTIFICATES} are accepted")
     try:
-        return [x509.load_der_x509_certificate(payload.data) for payload in payloads]
-    except ValueError as error:
+        certificates = [_read(payload.data) for payload in payloads]
+    except UNREADABLE as error:
         raise InvalidSyntax(f"a CERT payload that holds no certificate: {error}") from error
+    return [*certificates[:1], *(certificate for certificate in certificates[1:] if _has_known_key(certificate))]
+
+
+def _read(data: bytes) -> x509.Certificate:
+    """The library parses a certificate's parts when they are asked for; a stranger's is read through before it is used.
+
+    Raises one of UNREADABLE."""
+    certificate = x509.load_der_x509_certificate(data)
+    parts = certificate.subject, certificate.issuer, certificate.extensions, certificate.serial_number
+    del parts
+    return certificate
+
+
+def _has_known_key(certificate: x509.Certificate) -> bool:
+    """Others can't be on a path, but may lie beside one."""
+    try:
+        certificate.public_key()
+    except (UnsupportedAlgorithm, ValueError):
+        return False
+    return True
+
+
+def links(
+    own: Sequence[x509.Certificate], others: Sequence[x509.Certificate]
+) -> list[tuple[x509.Certificate, x509.Certificate]]:
+    """Certificates of ours, the first and those above it, each with its issuer, as far as that is among these."""
+    known = [*own[1:], *others]
+    found: list[tuple[x509.Certificate, x509.Certificate]] = []
+    certificate = own[0] if own else None
+    while certificate is not None and len(found) < MAX_DEPTH:
+        issuer = next((one for one in known if one != certificate and _issued(one, certificate)), None)
+        if issuer is not None:
+            found.append((certificate, issuer))
+        certificate = issuer
+    return found
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, TypeError, ValueError):
+        return False
+    return True
 
 
 # -- trust -------------------------------------------------------------------------------------------------------------
@@ -83,7 +145,7 @@ def public_key_of(certificate: x509.Certificate) -> PublicKey:
     """Raises AuthenticationFailed for a key that can sign nothing here."""
     try:
         key = certificate.public_key()
-    except ValueError as error:
+    except (UnsupportedAlgorithm, ValueError) as error:
         raise AuthenticationFailed(f"the key of {subject_text(certificate)} can't be read: {error}") from error
     if not is_supported(key):  # type: ignore[arg-type]
         raise AuthenticationFailed(f"the key of {subject_text(certificate)} is of a kind that is not taken here")

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Action, Notify
+from ipsecfast.ike.archive import Archive
 from ipsecfast.ike.child import ChildTable, Reqids
 from ipsecfast.ike.constants import SPI_LENGTH
 from ipsecfast.ike.jobs import Jobs
@@ -78,6 +79,7 @@ class Context:
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
         self.half_open: set[IkeSa] = set()
         self.jobs = Jobs(self)
+        self.archive = Archive()
         self._actions: list[Action] = []
         self._complaints = Bucket(settings.complaints)
         self._unprotected = Bucket(settings.unprotected)

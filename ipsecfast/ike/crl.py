@@ -5,10 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from ipsecfast.ike.certificates import extension_of, name_text, public_key_of, subject_text
+from ipsecfast.ike.certificates import UNREADABLE, extension_of, name_text, public_key_of, subject_text
 from ipsecfast.ike.constants import AuthenticationFailed
 from ipsecfast.ike.finding import Finding, State, time_mistake, time_text, unknown
 
@@ -20,9 +19,9 @@ def look_up(
     certificate: x509.Certificate, issuer: x509.Certificate, crl: x509.CertificateRevocationList, at: datetime
 ) -> Finding | None:
     """What the CRL says about a certificate of `issuer`; None: it is one of another authority."""
-    if crl.issuer != certificate.issuer:
-        return None
     try:
+        if crl.issuer != certificate.issuer:
+            return None
         mistake = (
             time_mistake(crl_text(crl), crl.last_update_utc, crl.next_update_utc, at)
             or _scope_mistake(certificate, crl)
@@ -31,8 +30,8 @@ def look_up(
         if mistake is not None:
             return unknown(mistake)
         entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        return unknown(f"{crl_text(crl)} can't be read: {error}")
+    except UNREADABLE as error:
+        return unknown(f"a CRL can't be read: {error}")
     if entry is None:
         return Finding(
             State.GOOD, f"{subject_text(certificate)} is not revoked, says {crl_text(crl)}", crl.next_update_utc
@@ -70,7 +69,7 @@ def _reason(entry: x509.RevokedCertificate) -> x509.ReasonFlags | None:
     """An entry counts whatever else it says (s5.3): only the reason is read of it."""
     try:
         return entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 

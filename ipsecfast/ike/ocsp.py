@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ipsecfast.configured import PublicKey
 from ipsecfast.ike import crl as crls
 from ipsecfast.ike.certificates import (
+    UNREADABLE,
     extension_of,
     in_time,
     name_text,
@@ -58,11 +59,9 @@ def look_up(
         mistake = time_mistake(name, single.this_update_utc, single.next_update_utc, at)
         if mistake is None:
             mistake = _signature_mistake(response, _responder(response, issuer, at, known_crls))
-    except (AuthenticationFailed, ValueError, UnsupportedAlgorithm) as error:
+        return unknown(mistake) if mistake is not None else _finding(certificate, single, name)
+    except (AuthenticationFailed, *UNREADABLE) as error:
         return unknown(f"an OCSP response about {subject_text(certificate)} does not count: {error}")
-    if mistake is not None:
-        return unknown(mistake)
-    return _finding(certificate, single, name)
 
 
 def response_text(response: ocsp.OCSPResponse) -> str:
@@ -75,7 +74,7 @@ def nonce_of(response: ocsp.OCSPResponse) -> bytes | None:
     """The nonce that came back; many responders make their answers beforehand and have none (RFC 5019 s4)."""
     try:
         return response.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return None
 
 

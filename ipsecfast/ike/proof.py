@@ -15,7 +15,7 @@ from cryptography import x509
 
 from ipsecfast.configured import AuthKind, ConnectionConfig, PublicKey
 from ipsecfast.identity import Identity
-from ipsecfast.ike import certificates, pad, signature
+from ipsecfast.ike import certificates, credentials, pad, raw_keys, signature, standing
 from ipsecfast.ike.auth import psk_auth, signed_octets, verify_psk
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, PayloadType
 from ipsecfast.ike.exchange.base import require
@@ -42,10 +42,15 @@ def prove(
     """
     octets = _own_octets(sa, id_payload)
     if config.local.method is AuthKind.PUBKEY:
-        assert config.local.key is not None
-        sign = partial(signature.sign, config.local.key, octets, sa.peer_hashes, pss=config.local.rsa_pss)
-        (method, data), now = yield from result_of(Work(sign, signature.seconds(config.local.key.public_key()).sign))
-        return (certificates.certificate_payloads(config.local.certificates), AuthPayload(method, data)), now
+        one = credentials.choose(sa.credentials, config)
+        identifiers, _ = credentials.wanted(sa.credentials, config, one)
+        hashes, pss = sa.credentials.peer_hashes, config.local.rsa_pss
+        sign = partial(signature.sign, one.key, octets, hashes, pss=pss, announced=identifiers)
+        (method, data), now = yield from result_of(Work(sign, signature.seconds(one.key.public_key()).sign))
+        if not one.certificates and config.local.pubkeys:
+            return (raw_keys.payloads(one.key), AuthPayload(method, data)), now
+        responses, now = yield from standing.own_responses(sa, config, one.certificates, now)
+        return ((*certificates.certificate_payloads(one.certificates), *responses), AuthPayload(method, data)), now
     secret = pad.find_secret(config, id_payload.identity, peer)
     if secret is None:
         who = peer or "of any identity"
@@ -103,8 +108,11 @@ def _verify_secret(
 def _verify_signature(
     sa: IkeSa, config: ConnectionConfig, message: Message, id_payload: IdPayload, auth: AuthPayload, octets: bytes
 ) -> Steps[float]:
-    """First whose certificate it is and who vouches for it, then the signature: the cheap mistakes come first."""
+    """First whose certificate it is and who vouches for it, then the signature: the cheap mistakes come first. Last,
+    whether it is revoked."""
     identity = id_payload.identity
+    if raw_keys.meant(config, message):
+        return (yield from _verify_raw_key(config, message, identity, auth, octets))
     certificate, others = _certificate(config, message, identity)
     if not certificates.has_identity(certificate, identity):
         names = certificates.identities_text(certificate)
@@ -114,7 +122,17 @@ def _verify_signature(
     key = certificates.public_key_of(certificate)
     check = partial(_check, path, key, auth, octets, identity)
     seconds = (2 + len(others)) * signature.seconds(key).verify + PATH_SECONDS
-    _, now = yield from result_of(Work(check, seconds))
+    found, now = yield from result_of(Work(check, seconds))
+    return (yield from standing.examine(sa, config, found, message, now))
+
+
+def _verify_raw_key(
+    config: ConnectionConfig, message: Message, identity: Identity, auth: AuthPayload, octets: bytes
+) -> Steps[float]:
+    """RFC 7670. The configuration alone says whose key it is."""
+    keys = raw_keys.candidates(config, message, identity)
+    check = partial(raw_keys.check, keys, auth, octets, identity)
+    _, now = yield from result_of(Work(check, sum(signature.seconds(key).verify for key in keys)))
     return now
 
 

@@ -11,14 +11,13 @@ from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from ipsecfast.configured import AuthorityConfig, RevocationPolicy
 from ipsecfast.ike import crl as crls
 from ipsecfast.ike import ocsp as ocsps
-from ipsecfast.ike.certificates import extension_of, subject_text
+from ipsecfast.ike.certificates import UNREADABLE, extension_of, subject_text
 from ipsecfast.ike.constants import AuthenticationFailed
 from ipsecfast.ike.finding import Finding, State, unknown
 
@@ -36,6 +35,9 @@ class Evidence:
 
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(self.crls + other.crls, self.responses + other.responses)
+
+
+NOTHING = Evidence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,15 @@ def links(path: Sequence[x509.Certificate]) -> list[Link]:
     return [Link(certificate, issuer) for certificate, issuer in pairwise(path)]
 
 
-def find(link: Link, evidence: Evidence, at: datetime) -> Finding:
-    """A revocation is believed whoever tells of it; otherwise one that says "good" is enough."""
+def find(link: Link, evidence: Evidence, at: datetime, failures: Sequence[str] = ()) -> Finding:
+    """A revocation is believed whoever tells of it; otherwise one that says "good" is enough. `failures`: what else
+    there is to say why nobody knows."""
     found = list(_findings(link, evidence, at))
     for state in (State.REVOKED, State.GOOD):
         if told := next((finding for finding in found if finding.state is state), None):
             return told
-    reasons = "; ".join(dict.fromkeys(finding.text for finding in found)) or "no CRL and no OCSP response is at hand"
+    reasons = "; ".join(dict.fromkeys([*(finding.text for finding in found), *failures]))
+    reasons = reasons or "no CRL and no OCSP response is at hand"
     return unknown(f"whether {subject_text(link.certificate)} is revoked is not known: {reasons}")
 
 
@@ -128,13 +132,15 @@ def _uris(configured: Iterable[str], named: Iterable[x509.GeneralName]) -> tuple
 
 def parse_crl(data: bytes) -> x509.CertificateRevocationList:
     """PEM or DER. Raises ValueError."""
-    return x509.load_pem_x509_crl(data) if _PEM in data[:1024] else x509.load_der_x509_crl(data)
+    try:
+        return x509.load_pem_x509_crl(data) if _PEM in data[:1024] else x509.load_der_x509_crl(data)
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
 
 
 def parse_response(data: bytes) -> ocsp.OCSPResponse:
     """DER. Raises ValueError."""
-    return ocsp.load_der_ocsp_response(data)
-
-
-def response_octets(response: ocsp.OCSPResponse) -> bytes:
-    return response.public_bytes(Encoding.DER)
+    try:
+        return ocsp.load_der_ocsp_response(data)
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error

@@ -21,6 +21,7 @@ from ipsecfast.ike.constants import (
     NotifyType,
 )
 from ipsecfast.ike.context import INFO, WARNING, Context
+from ipsecfast.ike.credentials import Credentials
 from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.diagnosis import Failure, silence
 from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init, ike_session_resume
@@ -78,7 +79,7 @@ class IkeSa(Channel):
         self.session = SessionState()  # RFC 5723: tickets, and what was resumed
         self.leaving = False  # for another gateway, as soon as that one serves us
         self.peer_token = b""  # RFC 6290: what the peer would show if it lost this IKE SA
-        self.peer_hashes: frozenset[int] = frozenset()  # RFC 7427: what its signatures may use
+        self.credentials = Credentials()  # what the two ends ask of each other's, and found out about the peer's
         self.additional: tuple[int, ...] = ()  # RFC 9370: the key exchanges that the peer still has to begin
         self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges
         self.quantum_resistant = False  # ML-KEM or a PPK went into its keys, or into its predecessor's SK_d
@@ -498,7 +499,7 @@ class IkeSa(Channel):
         new.own_spi = spis[0] if initiator else spis[1]
         new.spi_i, new.spi_r = spis
         new.nonces = nonces
-        new.local_id, new.remote_id = self.local_id, self.remote_id
+        new.local_id, new.remote_id, new.credentials = self.local_id, self.remote_id, self.credentials
         new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
         new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
         new.predecessor, new.manners = self, self.manners

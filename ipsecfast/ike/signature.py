@@ -152,26 +152,49 @@ _OLDER_ECDSA: dict[int, tuple[str, HashAlgorithm, int]] = {
     AuthMethod.ECDSA_SHA512_P521: ("secp521r1", HashAlgorithm.SHA2_512, 66),
 }
 
+OLDER_METHODS = tuple(_OLDER_ECDSA)
+
 # -- signing -----------------------------------------------------------------------------------------------------------
 
 
-def sign(key: PrivateKey, octets: bytes, peer_hashes: Collection[int], *, pss: bool) -> tuple[AuthMethod, bytes]:
-    """Method and data of our AUTH payload. `peer_hashes`: what the peer announced, empty where it knows no RFC 7427.
+def sign(
+    key: PrivateKey, octets: bytes, peer_hashes: Collection[int], *, pss: bool, announced: Collection[bytes] = ()
+) -> tuple[AuthMethod, bytes]:
+    """Method and data of our AUTH payload. `peer_hashes`: what the peer announced, empty where it knows no RFC 7427;
+    `announced`: the AlgorithmIdentifiers that it would like best (RFC 9593).
 
     Raises:
         AuthenticationFailed: the peer takes no signature that this key can make.
     """
     if not peer_hashes:
         return _sign_older(key, octets)
-    scheme = _choose(key.public_key(), peer_hashes, pss=pss)
-    identifier = scheme.identifiers[0]
+    scheme = _choose(key.public_key(), peer_hashes, pss=pss, announced=announced)
+    identifier = next((i for i in scheme.identifiers if i in announced), scheme.identifiers[0])
     return AuthMethod.DIGITAL_SIGNATURE, bytes([len(identifier)]) + identifier + scheme.sign(key, octets)
 
 
-def _choose(key: PublicKey, peer_hashes: Collection[int], *, pss: bool) -> Scheme:
-    """The hash that fits the key's strength, else the next one that the peer knows."""
-    usable = [s for s in SCHEMES if isinstance(key, s.key) and s.hash in peer_hashes]
-    usable = [s for s in usable if not isinstance(key, rsa.RSAPublicKey) or ("PSS" in s.name) == pss]
+def takes(key: PublicKey, peer_hashes: Collection[int], announced: Collection[bytes], methods: Collection[int]) -> bool:
+    """Whether the peer has announced one of the ways by which `key` can sign (RFC 9593): by a hash that it knows, or,
+    where it knows none, by one of the older `methods`."""
+    if peer_hashes:
+        return any(i in announced for s in _schemes(key, peer_hashes) for i in s.identifiers)
+    return any(
+        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == curve and method in methods
+        for method, (curve, _, _) in _OLDER_ECDSA.items()
+    )
+
+
+def _schemes(key: PublicKey, peer_hashes: Collection[int]) -> list[Scheme]:
+    return [s for s in SCHEMES if isinstance(key, s.key) and s.hash in peer_hashes]
+
+
+def _choose(key: PublicKey, peer_hashes: Collection[int], *, pss: bool, announced: Collection[bytes]) -> Scheme:
+    """What the peer has announced; RSA as configured; the hash that fits the key's strength, else the next one that the
+    peer knows."""
+    usable = _schemes(key, peer_hashes)
+    usable = [s for s in usable if any(i in announced for i in s.identifiers)] or usable
+    if isinstance(key, rsa.RSAPublicKey):
+        usable = [s for s in usable if ("PSS" in s.name) == pss] or usable
     if not usable:
         known = ", ".join(HashAlgorithm(h).name if h in list(HashAlgorithm) else str(h) for h in peer_hashes)
         raise AuthenticationFailed(f"the peer takes signatures with {known} only; our {key_text(key)} can make none")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
 from ipsecfast.ike.diagnosis import Failure
+from ipsecfast.ike.finding import Finding
 from ipsecfast.ike.ppk import ppk_id_text
 from ipsecfast.ike.proposal import proposal_text
 from ipsecfast.ike.sa import IkeSa
@@ -52,6 +53,7 @@ class IkeSaStatus:
     remote_nat: bool
     proposal: str
     quantum_resistant: bool
+    revocation: tuple[Finding, ...]
     ppk: str
     age: float
     rekey_in: float | None
@@ -122,6 +124,7 @@ def ike_sa_status(sa: IkeSa, now: float) -> IkeSaStatus:
         remote_nat=sa.remote_nat,
         proposal=sa.proposal_words,
         quantum_resistant=sa.quantum_resistant,
+        revocation=sa.credentials.findings,
         ppk=ppk_id_text(sa.ppk.key.id) if sa.ppk.key else "",
         age=now - (sa.created_at if sa.established_at is None else sa.established_at),
         rekey_in=_until(sa.rekey_at, now),

@@ -9,12 +9,14 @@ from datetime import timedelta
 import pytest
 from simulation import ADDRESS, Pair, connection, run_quiet
 
-from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig
+from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig, Credential, Fragmentation
 from ipsecfast.identity import Identity
-from ipsecfast.ike import signature
-from ipsecfast.ike.constants import AuthMethod, NotifyType
+from ipsecfast.ike import announced, raw_keys, signature
+from ipsecfast.ike.constants import AuthMethod, CertEncoding, ExchangeType, NotifyType
 from ipsecfast.ike.exchange import ike_sa_init
 from ipsecfast.ike.lasting import Lasting
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.payloads import AuthPayload, CertPayload, CertreqPayload
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 ID = {"a": Identity(2, b"a.test"), "b": Identity(2, b"b.test")}
@@ -59,10 +61,11 @@ def test_the_exchanges() -> None:
         "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), N(IKEV2_FRAGMENTATION_SUPPORTED), "
         "N(SIGNATURE_HASH_ALGORITHMS)"
     )
+    more = "N(CHILDLESS_IKEV2_SUPPORTED), CERTREQ, N(SUPPORTED_AUTH_METHODS)"
     assert made.exchange() == [
         f"a --> IKE_SA_INIT {{SA, KE, Ni, {notifies}}}",
-        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {notifies}, N(CHILDLESS_IKEV2_SUPPORTED), CERTREQ}}",
-        "a --> IKE_AUTH {IDi, CERT, N(INITIAL_CONTACT), CERTREQ, IDr, AUTH, SA, TSi, TSr}",
+        f"<-- b IKE_SA_INIT {{SA, KE, Nr, {notifies}, {more}}}",
+        "a --> IKE_AUTH {IDi, CERT, N(INITIAL_CONTACT), CERTREQ, N(SUPPORTED_AUTH_METHODS), IDr, AUTH, SA, TSi, TSr}",
         "<-- b IKE_AUTH {IDr, CERT, AUTH, SA, TSi, TSr}",
     ]
     made.check_converged(children=1)
@@ -191,3 +194,111 @@ def test_a_session_is_resumed_until_the_certificate_expires() -> None:
     assert come_back()[0].startswith("a --> IKE_SA_INIT")
     run_quiet(made)
     assert not made.b.established
+
+
+# -- raw public keys (RFC 7670) ----------------------------------------------------------------------------------------
+
+
+def messages(made: Pair) -> list[Message]:
+    return [line.message for line in made.transcript if not isinstance(line, str) and line.message is not None]
+
+
+def raw(me: str, kind: KeyType = KeyType.ECDSA256) -> AuthConfig:
+    key = issued(me, kind).key
+    return AuthConfig(ID[me], AuthKind.PUBKEY, pubkeys=(key.public_key(),), key=key)
+
+
+def knows(peer: str, *kinds: KeyType) -> AuthConfig:
+    keys = tuple(issued(peer, kind).key.public_key() for kind in kinds or (KeyType.ECDSA256,))
+    return AuthConfig(ID[peer], AuthKind.PUBKEY, pubkeys=keys)
+
+
+@pytest.mark.parametrize("kind", [KeyType.ECDSA256, KeyType.RSA2048, KeyType.ED25519, KeyType.ML_DSA_65])
+def test_raw_public_keys(kind: KeyType) -> None:
+    one = by_certificate("a", local=raw("a", kind), remote=knows("b", kind))
+    made = Pair(one, by_certificate("b", local=raw("b", kind), remote=knows("a", kind))).up()
+    made.check_converged(children=1)
+
+
+def test_the_exchanges_with_raw_keys() -> None:
+    """One CERT and one CERTREQ, both of encoding 15; the latter is empty."""
+    one = by_certificate("a", local=raw("a"), remote=knows("b"))
+    made = Pair(one, by_certificate("b", local=raw("b"), remote=knows("a"))).up()
+    assert (
+        "a --> IKE_AUTH {IDi, CERT, N(INITIAL_CONTACT), CERTREQ, N(SUPPORTED_AUTH_METHODS), IDr, AUTH, SA, TSi, TSr}"
+        in made.exchange()
+    )
+    first_auth = next(m for m in messages(made) if m.exchange == ExchangeType.IKE_AUTH)
+    (request,), (sent,) = first_auth.all(CertreqPayload), first_auth.all(CertPayload)
+    assert (request.encoding, request.data) == (CertEncoding.RAW_PUBLIC_KEY, b"")
+    assert (sent.encoding, sent.data) == (CertEncoding.RAW_PUBLIC_KEY, raw_keys.encoded(one.local.pubkeys[0]))
+
+
+def test_one_side_by_raw_key_the_other_by_certificate() -> None:
+    made = Pair(by_certificate("a", local=raw("a")), by_certificate("b", remote=knows("a"))).up()
+    made.check_converged(children=1)
+
+
+def test_a_peer_that_does_not_send_its_raw_key() -> None:
+    """It is one of those configured; which one the signature tells."""
+    one = by_certificate("a", local=replace(raw("a"), pubkeys=()))
+    Pair(one, by_certificate("b", remote=knows("a", KeyType.ED25519, KeyType.ECDSA256))).up()
+    text = refused(Pair(one, by_certificate("b", remote=replace(knows("b"), identity=ID["a"]))), "b")
+    assert "a.test: the signature is not by this ECDSA key on secp256r1" in text
+
+
+def test_another_raw_key() -> None:
+    made = Pair(by_certificate("a", local=raw("a")), by_certificate("b", remote=replace(knows("b"), identity=ID["a"])))
+    text = refused(made, "b")
+    assert "a.test proves itself by the raw public key ECDSA key on secp256r1 " in text
+    assert "; remote.pubkeys: ECDSA key on secp256r1 " in text
+    text = refused(Pair(by_certificate("a", local=raw("a")), by_certificate("b")), "b")
+    assert "remote.pubkeys: none is configured" in text
+
+
+# -- announced methods (RFC 9593) --------------------------------------------------------------------------------------
+
+
+def several(me: str, *kinds: KeyType) -> AuthConfig:
+    """A credential of each kind, the first one preferred, all by one authority."""
+    first, *others = (issued(me, kind, "Root") for kind in kinds)
+    more = tuple(Credential(one.key, (one.certificate,)) for one in others)
+    return AuthConfig(ID[me], AuthKind.PUBKEY, certificates=(first.certificate,), key=first.key, others=more)
+
+
+def signed_by(made: Pair, who: str) -> str:
+    """The name of the signature that `who` made."""
+    peer = made.gateways["b" if who == "a" else "a"]
+    (auth,) = (p for m in messages(made) if m.exchange == ExchangeType.IKE_AUTH and m.response is (who == "b")
+               for p in m.all(AuthPayload))  # fmt: skip
+    assert peer.established
+    length = auth.data[0]
+    return next(s.name for s in signature.SCHEMES if auth.data[1 : 1 + length] in s.identifiers)
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+def test_who_has_several_credentials_takes_what_the_other_announces(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both roles: the responder announces in IKE_SA_INIT, the initiator in IKE_AUTH."""
+    kinds = (KeyType.ECDSA256, KeyType.ED25519, KeyType.ECDSA384)
+    authorities = tuple(root(kind, "Root").certificate for kind in kinds)
+    ends = {
+        me: by_certificate(
+            me, local=several(me, *kinds) if me == who else local(me),
+            remote=replace(remote("b" if me == "a" else "a"), authorities=authorities),
+            fragmentation=Fragmentation.NO,
+        )
+        for me in "ab"
+    }  # fmt: skip
+    made = Pair(ends["a"], ends["b"]).up()
+    assert signed_by(made, who) == "ECDSA with SHA2_256"
+    only = tuple(s for s in signature.SCHEMES if s.name in ("Ed25519",))
+    monkeypatch.setattr(announced, "SCHEMES", only)
+    monkeypatch.setattr(announced, "OLDER_METHODS", ())
+    made = Pair(ends["a"], ends["b"]).up()
+    assert signed_by(made, who) == "Ed25519"
+
+
+def test_an_initiator_announces_only_to_who_announces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ike_sa_init, "announcements", lambda sa, configs: ())
+    made = Pair(by_certificate("a"), by_certificate("b")).up()
+    assert not any("SUPPORTED_AUTH_METHODS" in line for line in made.exchange())

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ipsecfast.config import load_config, values
-from ipsecfast.configured import AuthKind
+from ipsecfast.configured import AuthKind, OcspUse, RevocationPolicy
 from ipsecfast.errors import ConfigError, PkiError
 from ipsecfast.identity import Identity, distinguished_name
 from ipsecfast.ike.certificates import subject_identity
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
+from ipsecfast.pki_crl import make_crl, save_crl
 
 TEXT = """
 [connections.b]
@@ -122,3 +124,99 @@ def test_distinguished_names_in_their_order() -> None:
 def test_names_that_are_none(der: str) -> None:
     assert distinguished_name(bytes.fromhex(der)) == []
     assert str(Identity(9, bytes.fromhex(der))).startswith("keyid:")
+
+
+# -- revocation and raw keys -------------------------------------------------------------------------------------------
+
+REVOCATION = """
+[authorities.ca]
+cacert = "ca.pem"
+crls = "ca.crl"
+crl_uris = ["http://crl.test/ca.crl"]
+ocsp_uris = "http://ocsp.test"
+"""
+
+
+@pytest.fixture
+def with_crl(folder: Path) -> Path:
+    save_crl(make_crl(Issued.load(folder / "ca.pem", folder / "ca.key"), None), folder / "ca.crl")
+    return folder
+
+
+def test_authorities(with_crl: Path) -> None:
+    text = TEXT.replace('cacerts = "ca.pem"', 'cacerts = "ca.pem"\nrevocation = "strict"').replace(
+        'remote_addrs = "192.0.2.2"', 'remote_addrs = "192.0.2.2"\nocsp = "both"'
+    )
+    (connection,) = load_config(write(with_crl, text + REVOCATION)).connections
+    (authority,) = connection.authorities
+    assert authority.certificate == Issued.load(with_crl / "ca.pem", with_crl / "ca.key").certificate
+    assert authority.crl_uris == ((with_crl / "ca.crl").as_uri(), "http://crl.test/ca.crl")
+    assert authority.ocsp_uris == ("http://ocsp.test",)
+    assert connection.remote.revocation is RevocationPolicy.STRICT
+    assert connection.ocsp is OcspUse.BOTH
+    (connection,) = load_config(write(with_crl, TEXT)).connections
+    assert (connection.remote.revocation, connection.ocsp) == (RevocationPolicy.RELAXED, OcspUse.REPLY)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key", "words"),
+    [
+        ('cacert = "ca.pem"\n', "", "authorities.ca.cacert", "missing"),
+        ('crls = "ca.crl"', 'crls = "ca.pem"', "authorities.ca.crls", "holds no CRL"),
+        ('crls = "ca.crl"', 'crls = "no.crl"', "authorities.ca.crls", "No such file"),
+        ("http://crl", "https://crl", "authorities.ca.crl_uris[0]", "expected an http URI"),
+        ("http://ocsp.test", "http://[::1", "authorities.ca.ocsp_uris", "expected an http URI"),
+        ("http://ocsp.test", "ldap://x", "authorities.ca.ocsp_uris", "expected an http URI"),
+        ('cacerts = "ca.pem"', 'revocation = "soft"', "connections.b.remote.revocation", "strict, ifuri, relaxed"),
+        ('cacerts = "ca.pem"', 'certs = "a.pem"\nrevocation = "strict"', "connections.b.remote.revocation",
+         "needs cacerts"),
+        ('certs = "a.pem"', 'certs = "a.pem"\nocsp_responses = "ca.crl"', "connections.b.local.ocsp_responses",
+         "holds no OCSP response"),
+        ('certs = "a.pem"', 'pubkeys = "a.pem"', "connections.b.local.pubkeys", "holds no raw public key"),
+        ('certs = "a.pem"', 'pubkeys = "ca.pub"', "connections.b.local.key",
+         "is not the private key of any of pubkeys"),
+    ],
+)  # fmt: skip
+def test_one_mistake_about_revocation_is_named(with_crl: Path, right: str, wrong: str, key: str, words: str) -> None:
+    (with_crl / "ca.pub").write_bytes(raw_key(with_crl, "ca"))
+    assert right in TEXT + REVOCATION
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(with_crl, (TEXT + REVOCATION).replace(right, wrong, 1)))
+    found = {problem.key: problem.message for problem in caught.value.problems}
+    assert words in found[key]
+
+
+def raw_key(folder: Path, name: str) -> bytes:
+    public = Issued.load(folder / f"{name}.pem", folder / f"{name}.key").certificate.public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_raw_keys(folder: Path) -> None:
+    (folder / "a.pub").write_bytes(raw_key(folder, "a"))
+    (folder / "ca.pub").write_bytes(raw_key(folder, "ca"))
+    text = TEXT.replace('certs = "a.pem"', 'pubkeys = "a.pub"').replace('cacerts = "ca.pem"', 'pubkeys = ["ca.pub"]')
+    (connection,) = load_config(write(folder, text)).connections
+    assert connection.local.key is not None
+    assert connection.local.pubkeys == (connection.local.key.public_key(),)
+    assert connection.remote.pubkeys == (Issued.load(folder / "ca.pem", folder / "ca.key").certificate.public_key(),)
+    with pytest.raises(ConfigError, match="a raw key says nothing of who we are"):
+        load_config(write(folder, text.replace('id = "a.test"\n', "")))
+
+
+def test_several_credentials(folder: Path) -> None:
+    """`certs` in any order; what belongs to none of the keys leads to the authority of all."""
+    authority = Issued.load(folder / "ca.pem", folder / "ca.key")
+    middle = make_authority("Middle", KeyType.ECDSA256, issuer=authority)
+    middle.save(folder / "m.pem", folder / "m.key")
+    make_certificate(["a.test"], KeyType.ECDSA256, middle).save(folder / "a2.pem", folder / "a2.key")
+    text = TEXT.replace('certs = "a.pem"', 'certs = ["m.pem", "a.pem", "a2.pem"]')
+    text = text.replace('key = "a.key"', 'key = ["a2.key", "a.key"]')
+    (connection,) = load_config(write(folder, text)).connections
+    one, two = connection.local.credentials
+    a, a2, m = (Issued.load(folder / f"{n}.pem", folder / f"{n}.key").certificate for n in ("a", "a2", "m"))
+    assert (one.certificates, two.certificates) == ((a2, m), (a, m))
+    assert one.key.public_key() == a2.public_key()
+    with pytest.raises(ConfigError, match="is not the private key of any certificate"):
+        load_config(write(folder, text.replace('"a2.key"', '"ca.key"')))
+    with pytest.raises(ConfigError, match="is not in our certificate"):
+        load_config(write(folder, text.replace('id = "a.test"', 'id = "192.0.2.1"')))

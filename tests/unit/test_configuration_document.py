@@ -17,6 +17,7 @@ TABLES = {
     "[connections.NAME.local]": "connections.b.local",
     "[connections.NAME.remote]": "connections.b.remote",
     "[connections.NAME.children.NAME]": "connections.b.children.net",
+    "[authorities.NAME]": "authorities.ca",
     "[secrets.NAME]": "secrets.all",
     "[[policies]]": "policies[0]",
 }
@@ -28,6 +29,8 @@ zzz = 1
 local.zzz = 1
 remote.zzz = 1
 children.net.zzz = 1
+[authorities.ca]
+zzz = 1
 [secrets.all]
 zzz = 1
 [[policies]]

@@ -22,7 +22,7 @@ IKE_SA: dict[str, Any] = {
     "state": "established", "initiator": True, "spi_i": "1" * 16, "spi_r": "2" * 16, "local": "192.0.2.1:4500",
     "remote": "192.0.2.2:4500", "local_id": "a.test", "remote_id": "b.test", "nat": {"local": True, "remote": False},
     "proposal": "aes128gcm16-prfsha256-x25519", "quantum_resistant": False, "ppk": "", "established": 90061.0,
-    "rekey_in": 100.0, "expires_in": None, "child_sas": [CHILD_SA],
+    "revocation": [], "rekey_in": 100.0, "expires_in": None, "child_sas": [CHILD_SA],
 }  # fmt: skip
 CHILD: dict[str, Any] = {
     "name": "net", "mode": "tunnel", "start_action": "trap", "local_ts": ["10.1.0.0/24"], "remote_ts": ["10.2.0.0/24"],
@@ -110,3 +110,9 @@ def test_what_failed_last_stands_with_its_connection() -> None:
     failure = {"ago": 75.0, "message": "no common PRF [sic]; what fits on the other gateway: prfsha256"}
     status["connections"][0]["failures"] = [failure]
     assert "1m 15s ago: no common PRF [sic]; what fits on the other gateway: prfsha256" in printed(status)
+
+
+def test_who_says_that_a_peer_is_not_revoked() -> None:
+    text = '"CN=b.test" is not revoked, says the CRL of "CN=Root" of 2026-01-01 00:00:00 UTC'
+    finding = {"state": "good", "text": text, "until": "2026-02-01T00:00:00+00:00"}
+    assert f"    {text}\n" in printed(document(IKE_SA | {"revocation": [finding]}))

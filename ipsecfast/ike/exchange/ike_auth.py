@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
 from ipsecfast.ike import childless, pad, ppk, redirect, resumption
-from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
     ExchangeType,
@@ -22,6 +21,7 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
 )
+from ipsecfast.ike.credentials import announcements, requests, take_wishes
 from ipsecfast.ike.diagnosis import refused_proof
 from ipsecfast.ike.exchange.base import (
     Exchange,
@@ -158,7 +158,8 @@ class IkeAuth(Authentication):
             id_i,
             *certificates,
             *((NotifyPayload(NotifyType.INITIAL_CONTACT),) if sa.connection.first_contact(sa) else ()),
-            *request_payloads(config.remote.authorities),
+            *requests((config,)),
+            *announcements(sa, (config,)),
             *((IdPayload(PayloadType.IDr, sa.remote_id),) if sa.remote_id else ()),
             auth,
             *own_token(sa),
@@ -192,6 +193,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
     sa.context.ike_sas.assign(sa, _choose_connection(sa, message, identity))
     config = sa.connection.config
     childless.admit(sa, message)
+    take_wishes(sa.credentials, message)
     with_ppk, now = yield from ppk.verify_initiator(sa, config, message, now)
     sa.remote_id, sa.local_id = identity, pad.local_identity(config, sa.path.local)
     id_r = IdPayload(PayloadType.IDr, sa.local_id)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
 from ipsecfast.ike import childless, ppk, redirect
 from ipsecfast.ike.auth import nat_detection_hash
-from ipsecfast.ike.certificates import request_payloads
 from ipsecfast.ike.constants import (
     ML_KEM,
     AuthenticationFailed,
@@ -26,6 +25,7 @@ from ipsecfast.ike.constants import (
     NotifyError,
     NotifyType,
 )
+from ipsecfast.ike.credentials import announcements, requests, take_wishes
 from ipsecfast.ike.crypto import KeyExchange
 from ipsecfast.ike.diagnosis import refused_proposals
 from ipsecfast.ike.dialects import vendor_of
@@ -149,7 +149,7 @@ class IkeSaInit(Exchange):
         derive_keys(sa, proposal, (self._nonce, nonce), ke.group, shared)
         detect_nat(sa, message)
         agree_on_fragmentation(sa, message)
-        sa.peer_hashes = peer_hashes(message)
+        take_wishes(sa.credentials, message)
         use_nat_port(sa)
         sa.request_concluded()
         try:
@@ -187,7 +187,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
     redirect.note_support(sa, message)
     detect_nat(sa, message)
     agree_on_fragmentation(sa, message)
-    sa.peer_hashes = peer_hashes(message)
+    take_wishes(sa.credentials, message)
     return (
         SaPayload((proposal,)),
         KePayload(ke.group, public),
@@ -195,10 +195,11 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
         *nat_detection(sa, sa.spi_r),
         *(fragmentation_offer(sa) if sa.fragments_in else ()),
         *(intermediate_offer() if intermediate else ()),
-        *(hash_offer(sa) if sa.peer_hashes else ()),
+        *(hash_offer(sa) if sa.credentials.peer_hashes else ()),
         *ppk.answer(sa, message, intermediate=intermediate),
         *childless.answer(sa),
-        *request_payloads(a for connection in sa.candidates for a in connection.config.remote.authorities),
+        *requests(configs := [connection.config for connection in sa.candidates]),
+        *announcements(sa, configs),
     )
 
 
@@ -251,13 +252,6 @@ def hash_offer(sa: IkeSa) -> tuple[Payload, ...]:
         return ()
     hashes = b"".join(algorithm.to_bytes(2, "big") for algorithm in SUPPORTED_HASHES)
     return (NotifyPayload(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes),)
-
-
-def peer_hashes(message: Message) -> frozenset[int]:
-    """Empty: the peer knows no RFC 7427."""
-    notify = message.notify(NotifyType.SIGNATURE_HASH_ALGORITHMS)
-    data = notify.data if notify else b""
-    return frozenset(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data) - 1, 2))
 
 
 def agree_on_fragmentation(sa: IkeSa, message: Message) -> None:

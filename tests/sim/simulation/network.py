@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import count
 from typing import Self, TypeAlias
 
+from ipsecfast.ike.actions import Source
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.model import Path
 from simulation import invariants
@@ -39,6 +40,9 @@ class Network:
         self.links: dict[frozenset[str], Link] = {}
         self.nats: dict[str, Nat] = {}
         self.computing = 0.0  # seconds that a gateway takes at most for what it does not compute at once
+        self.web: dict[str, Callable[[Source], bytes | str]] = {}  # what answers under each URI
+        self.fetched: list[str] = []
+        self.fetching = 0.0  # seconds that it takes at most to fetch
         self.gateways: dict[str, Gateway] = {}
         self.keys = Keys()
         self.transcript: list[Sent | str] = []
@@ -52,6 +56,11 @@ class Network:
         self.gateways[gateway.name] = gateway
         self._at[gateway.address] = gateway
         return gateway
+
+    def fetch(self, source: Source) -> bytes | str:
+        self.fetched.append(source.uri)
+        answer = self.web.get(source.uri)
+        return answer(source) if answer else f"{source.uri}: nobody answers"
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

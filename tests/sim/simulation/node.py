@@ -12,6 +12,7 @@ from ipsecfast.ike.actions import (
     Action,
     ActivateOutbound,
     Compute,
+    Fetch,
     InstallSa,
     InstallTrap,
     MovePeer,
@@ -130,24 +131,29 @@ class Gateway:
                 self.dataplane.released[reqid] += self.dataplane.held.pop(reqid, 0)
             case Compute(job, call):
                 self._compute(job, call)
+            case Fetch(job, sources):
+                self._deliver(job, tuple(map(self.network.fetch, sources)), self.network.fetching)
             case Notify():
                 self.log.append(action)
                 self.network.remark(f"{self.name}: {action.event}: {action.message}")
 
     def _compute(self, job: int, call: Callable[[], object]) -> None:
         """Done at once, or after a while that the seed decides: what comes first need not be done first."""
-        endpoint, network = self.endpoint, self.network
         try:
             result = call()
         except NotifyError as error:
             result = error
+        self._deliver(job, result, self.network.computing)
+
+    def _deliver(self, job: int, result: object, within: float) -> None:
+        endpoint, network = self.endpoint, self.network
 
         def deliver() -> None:
             if endpoint is self.endpoint:  # not those of before a restart
                 endpoint.handle_result(job, result, network.now)
 
-        if network.computing:
-            network.at(network.now + network.computing * self.rng.random(), deliver, self)
+        if within:
+            network.at(network.now + within * self.rng.random(), deliver, self)
         else:
             deliver()
 
