@@ -147,13 +147,14 @@ def usable_ticket(connection: Connection) -> Ticket | None:
 
 
 def ended(sa: IkeSa, cause: Cause) -> None:
-    """An IKE SA is gone. If that was meant, its ticket is void at both ends."""
+    """An IKE SA is gone. If that was meant, its ticket is void: at the gateway, when that deleted it; a client that did
+    may still come back with it, as Libreswan does after `suspend`, but ours forgets it."""
     if cause in UNINTENDED or cause is Cause.REKEYED:
         return
     ticket = sa.connection.ticket
     if ticket is not None and (ticket.session.spi_i, ticket.session.spi_r) == (sa.spi_i, sa.spi_r):
         sa.connection.ticket = None
-    if sa.session.granted is not None and cause is not Cause.DUPLICATE:
+    if sa.session.granted is not None and cause not in (Cause.DUPLICATE, Cause.PEER_DELETED):
         sa.context.spent.add(sa.session.granted, sa.context.wall_clock().timestamp())
 
 
