@@ -236,7 +236,7 @@ class Connection:
         """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart. It goes
         by identities, so an IKE SA of another connection with the same two counts as well."""
         others = self.context.ike_sas.between(sa.local_id, sa.remote_id)
-        return self.config.unique != "never" and not any(o is not sa and o.usable for o in others)
+        return self.config.unique != "never" and not any(o is not sa and (o.usable or o.leaving) for o in others)
 
     def admits(self, sa: IkeSa) -> bool:
         """`unique = keep`: who is connected already is not let in a second time."""

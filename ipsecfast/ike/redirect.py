@@ -81,7 +81,9 @@ class Redirection:
 
 
 def addresses_to(config: ConnectionConfig, target: IPAddress) -> tuple[IPAddress, IPAddress] | None:
-    """Our address and that one; None where we have none of its family."""
+    """Our address and that one; None where we have none of its family, or where no gateway can be."""
+    if target.is_loopback or target.is_multicast or target.is_unspecified:
+        return None
     return pad.peer_addresses(replace(config, remote_addrs=(target,)))
 
 
@@ -134,7 +136,7 @@ def _refusal(connection: Connection, target: Target, sa: IkeSa, now: float) -> s
     if target == sa.path.remote:
         return "that is where it is itself"
     if not isinstance(target, str) and addresses_to(connection.config, target) is None:
-        return "there is no local address of that family"
+        return "no gateway can be there, or we have no address of that family"
     return ""
 
 

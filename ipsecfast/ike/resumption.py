@@ -205,6 +205,6 @@ def spend(sa: IkeSa, session: Session, now: float) -> None:
     if session in sa.context.spent:
         raise AuthenticationFailed(f"{session.id_i} uses a ticket a second time")
     sa.context.spent.add(session, sa.context.wall_clock().timestamp())
-    for old in tuple(sa.context.ike_sas.values()):
-        if (old.spi_i, old.spi_r) == (session.spi_i, session.spi_r) and not old.closed:
+    for old in sa.context.ike_sas.between(sa.local_id, sa.remote_id):
+        if (old.spi_i, old.spi_r) == (session.spi_i, session.spi_r):
             old.close(Cause.DUPLICATE, now)

@@ -339,7 +339,7 @@ class IkeSa(Channel):
         self.context.timers.clear(self, Timer.HALF_OPEN)
         self.context.half_open.discard(self)
         self._arm(now)
-        role = "initiator" if self.initiator else "responder"
+        role = ("initiator" if self.initiator else "responder") + (", resumed," if self.session.resumed else "")
         self.note("ike-up", f"established as {role} with {self.remote_id} over {self.path}, {self.proposal_words}")
         self.connection.established(self, now, initial_contact=initial_contact)
 

@@ -162,12 +162,14 @@ class GatewayProcess:
             raise TestbedError(f"the gateway ended with {self.process.returncode}:\n{self.log_text()}")
         return self.control.exists()
 
-    def command(self, verb: str, connection: str = "", child: str = "", *, timeout: float = 20.0) -> dict[str, Any]:
+    def command(
+        self, verb: str, connection: str = "", child: str = "", *, timeout: float = 20.0, gateway: str = ""
+    ) -> dict[str, Any]:
         """A command over the control socket, as the command line sends it; its answer.
 
         Raises TestbedError if the gateway refused, with its sentence and all that it said before.
         """
-        lines = list(send_command(str(self.control), Command(Verb(verb), connection, child, timeout)))
+        lines = list(send_command(str(self.control), Command(Verb(verb), connection, child, timeout, gateway)))
         if not lines[-1]["ok"]:
             said = [line["notice"] for line in lines[:-1]] + [lines[-1]["error"]]
             raise TestbedError(f"{verb} {connection} {child}: " + "; ".join(said))

@@ -16,14 +16,16 @@ from ipsecfast.lab.testbed import tunnel_config, wait_for
 from ipsecfast.lab.traffic import ping
 
 
+@pytest.mark.parametrize("resumption", [False, True], ids=["full", "resumed"])
 @pytest.mark.parametrize("encap", [False, True], ids=["bare-esp", "esp-in-udp"])
 def test_a_killed_gateway_is_noticed_by_the_first_packet(
-    sites: TwoSites, start_gateway: StartGateway, tmp_path: Path, encap: bool
+    sites: TwoSites, start_gateway: StartGateway, tmp_path: Path, encap: bool, resumption: bool
 ) -> None:
-    """RFC 6290, between two processes that know nothing of each other but what is on the wire; B never initiates."""
+    """RFC 6290, and with tickets RFC 5723, between two processes that know nothing of each other but what is on the
+    wire; B never initiates."""
 
     def config(own: Any, peer: Any) -> dict[str, Any]:
-        made = tunnel_config(own, peer, connection={"encap": encap})
+        made = tunnel_config(own, peer, connection={"encap": encap, "resumption": resumption})
         return made | {"gateway": {"state": str(tmp_path / f"state-{own.letter}")}}
 
     a = start_gateway(sites.a.gateway, config(A, B))
@@ -39,3 +41,4 @@ def test_a_killed_gateway_is_noticed_by_the_first_packet(
     assert None not in sites.a.host.run(ping, B.host[0], 3, 0.05)
     assert "it has restarted" in a.log_text()
     assert (a.counts(), b.counts()) == ((1, 1), (1, 1))
+    assert ("as responder, resumed" in b.log_text()) == resumption

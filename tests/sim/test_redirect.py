@@ -146,6 +146,15 @@ def test_a_loop_ends() -> None:
     assert three.a.established[0].path.remote == D
 
 
+@pytest.mark.parametrize("target", ["127.0.0.1", "224.0.0.1", "0.0.0.0", "2001:db8::3"])
+def test_where_no_gateway_can_be_nobody_goes(target: str) -> None:
+    three = Three(b={"redirect_to": ip_address(target)}).up()
+    assert three.a.events()[:3] == ["connecting", "redirect-refused", "ike-failed"]
+    assert "retrying" in three.a.events()
+    three.send_away(three.b, None)
+    three.serves(three.b)
+
+
 # -- IKE_AUTH ----------------------------------------------------------------------------------------------------------
 
 

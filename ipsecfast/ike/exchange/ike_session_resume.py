@@ -145,7 +145,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     connection = _connection(sa, session) if session is not None else None
     if session is None or connection is None:
         return (NotifyPayload(NotifyType.TICKET_NACK),)
-    sa.connection, sa.candidates = connection, (connection,)
+    sa.context.ike_sas.assign(sa, connection)
     nonce_r = sa.context.nonce()
     sa.spi_i, sa.spi_r = message.spi_i, sa.own_spi
     resume(sa, session, (nonce_i, nonce_r))
