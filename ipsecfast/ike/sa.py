@@ -387,8 +387,11 @@ class IkeSa(Channel):
 
     def install_first(self, child: ChildSa, now: float) -> None:
         """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
-        They are held meanwhile, as the initiator could not read them before it has the response."""
+        They are held meanwhile, as the initiator could not read them before it has the response. One of several (RFC
+        9611) waits for the initiator however long: there is one that all may use."""
         self.install(child, activate=False)
+        if child.resource:
+            return
         self.context.timers.set(child, Timer.ACTIVATE, now + self.context.settings.activate_delay)
 
     def first_inbound(self, child: ChildSa) -> None:
