@@ -19,7 +19,7 @@ from simulation import connection
 from ipsecfast.configured import AuthConfig, AuthKind
 from ipsecfast.errors import ProtocolError
 from ipsecfast.identity import Identity
-from ipsecfast.ike import certificates, raw_keys, revocation
+from ipsecfast.ike import announced, certificates, raw_keys, revocation
 from ipsecfast.ike.constants import AuthMethod, CertEncoding
 from ipsecfast.ike.finding import State
 from ipsecfast.ike.message import Message
@@ -105,3 +105,14 @@ def test_raw_keys() -> None:
             assert data == octets
             raw_keys.check(found, AuthPayload(AuthMethod.DIGITAL_SIGNATURE, data), b"octets", NAMES[1])
             raise AssertionError("a signature that is none")
+
+
+def test_announced_methods() -> None:
+    """Whatever comes, what is understood of it can be said again in the same octets."""
+    rng = random.Random("announced")
+    (notify,) = announced.payloads([connection("a", remote=AuthConfig(None, AuthKind.PUBKEY))])
+    for _ in range(MUTATIONS):
+        found = announced.parse(mutated(rng, notify.data) if rng.random() < 0.5 else rng.randbytes(rng.randrange(64)))
+        again = b"".join(one.encode() for one in found if one.method not in (2, 13))
+        assert len(found) <= announced.MAX_ANNOUNCEMENTS
+        assert len(announced.parse(again)) <= len(found)

@@ -24,7 +24,8 @@ CHARON = Path("/usr/lib/ipsec/charon")
 LIBIPSEC = Path("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
 SWANCTL = "swanctl"
 PLUGINS = (
-    "random nonce openssl kdf pem pkcs1 x509 pubkey hmac sha1 sha2 aes gcm {esp} kernel-netlink socket-default vici"
+    "random nonce openssl kdf pem pkcs1 x509 pubkey revocation hmac sha1 sha2 aes gcm {esp} kernel-netlink "
+    "socket-default vici"
 )
 PLUGINS_6 = "random nonce openssl pem pkcs1 x509 pubkey gcm {esp} kernel-netlink socket-default vici"
 STRONGSWAN_CONF = """
@@ -68,11 +69,13 @@ connections {{
       auth = {auth}
       id = {local_id}
       {local_certs}
+      {more_local}
     }}
     remote {{
       auth = {auth}
       id = {remote_id}
       {remote_cas}
+      {more_remote}
     }}
     children {{
       net {{
@@ -157,6 +160,9 @@ class Connection:
     cacert: str = ""  # file: the authority of the peer
     key: str = ""  # file
     more: str = ""  # lines of the connection
+    more_local: str = ""  # of its end, of ours
+    more_remote: str = ""
+    crl: str = ""  # file: a CRL of an authority
     more_secrets: str = ""
 
     @property
@@ -249,6 +255,11 @@ class StrongSwan:
         private.mkdir(exist_ok=True)
         if connection.key:
             shutil.copy(connection.key, private / "net.key")
+        crls = self.folder / "x509crl"
+        shutil.rmtree(crls, ignore_errors=True)
+        if connection.crl:
+            crls.mkdir()
+            shutil.copy(connection.crl, crls)
         self.swanctl("--load-all", "--clear", "--file", str(self.release.inside(path)))
 
     def swanctl(self, *arguments: str, check: bool = True) -> str:
