@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from ipsecfast.ike.certificates import UNREADABLE
-from ipsecfast.ike.finding import MAX_AGE
 
 Document: TypeAlias = x509.CertificateRevocationList | ocsp.OCSPResponse
 
@@ -97,8 +96,6 @@ class Archive:
 
 def _until(document: Document) -> datetime | None:
     try:
-        if isinstance(document, x509.CertificateRevocationList):
-            return document.next_update_utc
-        return document.next_update_utc or document.this_update_utc + MAX_AGE
-    except UNREADABLE:  # an OCSP response about none, or many, has no time of its own
+        return document.next_update_utc
+    except UNREADABLE:  # an OCSP response about none, or many, has none of its own
         return None

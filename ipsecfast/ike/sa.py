@@ -387,12 +387,14 @@ class IkeSa(Channel):
 
     def install_first(self, child: ChildSa, now: float) -> None:
         """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
-        They are held meanwhile, as the initiator could not read them before it has the response. One of several (RFC
-        9611) waits for the initiator however long: there is one that all may use."""
+        They are held meanwhile, as the initiator could not read them before it has the response; where another Child SA
+        carries them there is no haste: we wait until the initiator has it, or has given up. One of several (RFC 9611)
+        waits for the initiator however long: there is one that all may use."""
+        settings = self.context.settings
+        delay = settings.retransmit.total if self.context.children.active(child.reqid) else settings.activate_delay
         self.install(child, activate=False)
-        if child.resource:
-            return
-        self.context.timers.set(child, Timer.ACTIVATE, now + self.context.settings.activate_delay)
+        if not child.resource:
+            self.context.timers.set(child, Timer.ACTIVATE, now + delay)
 
     def first_inbound(self, child: ChildSa) -> None:
         """s2.8: the peer sends on the new SA, so it takes packets on it too."""

@@ -9,8 +9,8 @@ import pytest
 from schedules import FAMILIES, run_schedule
 from simulation import replay_seed
 
-FEW = {"mesh": 6, "lifetimes": 6, "limits": 8}
-SEEDS = 15
+FEW = {"mesh": 6, "lifetimes": 4, "limits": 6}
+SEEDS = 12
 
 # Schedules that once failed, by what was wrong.
 REGRESSIONS = {

@@ -6,7 +6,17 @@
 A family ends with both sides at rest; the invariants of `simulation` are checked after every step and at the end.
 """
 
-from schedules import disturbances, meshes, rekeys, resources, setups  # each registers its families
+from schedules import disturbances, extensions, meshes, rekeys, resources, setups  # each registers its families
 from schedules.schedule import FAMILIES, Schedule, run_schedule
 
-__all__ = ["FAMILIES", "Schedule", "disturbances", "meshes", "rekeys", "resources", "run_schedule", "setups"]
+__all__ = [
+    "FAMILIES",
+    "Schedule",
+    "disturbances",
+    "extensions",
+    "meshes",
+    "rekeys",
+    "resources",
+    "run_schedule",
+    "setups",
+]

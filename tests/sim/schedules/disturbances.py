@@ -31,7 +31,7 @@ def nat_rebinding(schedule: Schedule) -> Network:
     pair.run(60.0)
     schedule.rest(pair)
     pair.a.initiate(None)
-    pair.run(60.0)
+    schedule.rest(pair, 60.0)
     at_rest(pair, children=2)
     before = pair.a.dataplane.received
     pair.traffic(1.0, every=0.1)
@@ -131,8 +131,8 @@ def send_everywhere(gateway: Gateway) -> None:
 def hosts_bring_it_up(schedule: Schedule, pair: Network) -> Network:
     """Good links, time, and packets: all children stand. Then nothing more happens, and both ends agree."""
     pair.link = Link()
-    for _ in range(5):
-        pair.run(200.0)
+    for _ in range(4):
+        pair.run(150.0)
         for gateway in pair.gateways.values():
             if gateway.name not in ("b",) or "a" not in pair.nats:
                 send_everywhere(gateway)

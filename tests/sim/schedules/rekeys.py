@@ -7,7 +7,7 @@ from dataclasses import replace
 from simulation import Network, Pair
 
 from ipsecfast.model import Lifetime
-from schedules.schedule import HYBRID_ESP, HYBRID_IKE, Schedule, at_rest, family, nothing_lost
+from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, at_rest, family, nothing_lost
 
 SOON = [0.0, 0.0, 0.005, 0.02, 0.03, 0.06, 0.1, 0.3]
 WHILE = [0.0, 0.05, 0.5, 5.0, 20.0]
@@ -17,7 +17,7 @@ def under_traffic(schedule: Schedule, pair: Pair, what: list[str | None], *, bot
     """Rekeys of `what` on a bad link, by one end or by both."""
     schedule.up(pair)
     pair.link = schedule.bad_link()
-    pair.traffic(45.0, every=0.1)
+    pair.traffic(45.0, every=0.25)
     one = schedule.rng.choice((pair.a, pair.b))
     for _ in range(schedule.rng.randint(2, 6)):
         for gateway in schedule.rng.sample((pair.a, pair.b), 2) if both else (one,):
@@ -90,7 +90,7 @@ def rekeys_and_deletes(schedule: Schedule) -> Network:
     schedule.rest(pair)
     at_rest(pair)
     pair.a.initiate(None)
-    pair.run(60.0)
+    schedule.rest(pair, 60.0)
     return at_rest(pair, children=2)
 
 
@@ -99,7 +99,7 @@ def lifetimes(schedule: Schedule) -> Network:
     """s2.8: an hour of timed rekeys of both kinds by both ends on a bad link, none of them too late."""
     times = Lifetime(rekey_time=500.0, life_time=620.0, rand_time=60.0)
     child_times = Lifetime(rekey_time=200.0, life_time=290.0, rand_time=40.0)
-    pair = schedule.up(schedule.pair(lifetime=times, child_lifetime=child_times))
+    pair = schedule.up(schedule.pair(settings=PATIENT, lifetime=times, child_lifetime=child_times))
     pair.link = schedule.bad_link(corrupt=False)
     pair.traffic(3600.0, every=20.0)
     pair.run(3600.0)
@@ -117,7 +117,7 @@ def lifetimes(schedule: Schedule) -> Network:
 @family
 def limits(schedule: Schedule) -> Network:
     """Lifetimes by bytes and packets, which the data plane watches: soft ones rekey, hard ones are never reached."""
-    soft = schedule.rng.randint(50, 150)
+    soft = schedule.rng.randint(40, 90)
     untimed = Lifetime(rekey_time=0.0, life_time=0.0)
     of_packets = replace(untimed, rekey_packets=soft, life_packets=4 * soft, rand_packets=soft // 5)
     of_bytes = replace(untimed, rekey_bytes=1000 * soft, life_bytes=4000 * soft, rand_bytes=200 * soft)
@@ -125,8 +125,8 @@ def limits(schedule: Schedule) -> Network:
     link = schedule.bad_link(corrupt=False)
     link.late = 0.0
     pair.link = link
-    pair.traffic(300.0, every=0.5)
-    pair.run(300.0)
+    pair.traffic(150.0, every=0.5)
+    pair.run(150.0)
     schedule.rest(pair)
     nothing_lost(pair)
     with pair.explained():

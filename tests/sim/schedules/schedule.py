@@ -18,7 +18,7 @@ HYBRID_IKE = "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
 HYBRID_ESP = "aes128gcm16-x25519-ke1_mlkem768"
 PFS_ESP = "aes128gcm16-x25519"
 PATIENT = Settings(retransmit=Backoff(timeout=2.0, base=1.3, tries=12))  # a lossy link is no dead peer
-REST = 600.0  # seconds in which every retry and every retransmission has come to its end
+REST = 400.0  # seconds in which every retry and every retransmission has come to its end
 
 Family: TypeAlias = Callable[["Schedule"], Network]
 FAMILIES: dict[str, Family] = {}
@@ -69,7 +69,7 @@ class Schedule:
                 x,
                 children=tuple(child(f"net{n}", x, esp=(esp,), **(start | of_child)) for n in range(children)),
                 ike=(ike,),
-                **({"keyingtries": 0, "dpd_delay": 15.0} | rest),
+                **({"keyingtries": 0, "dpd_delay": 30.0} | rest),
             )
             for x in "ab"
         }
@@ -89,7 +89,7 @@ class Schedule:
     def up(self, pair: Pair) -> Pair:
         """All children, over a good link."""
         pair.a.initiate(None)
-        pair.run(3.0)
+        pair.run(20.0 if pair.computing else 3.0)
         assert pair.a.established, pair.text()
         return pair
 

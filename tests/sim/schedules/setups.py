@@ -49,7 +49,7 @@ def simultaneous_set_up(schedule: Schedule) -> Network:
     schedule.rest(pair)
     pair.a.initiate(None)
     pair.traffic(5.0, every=0.5)
-    pair.run(60.0)
+    schedule.rest(pair, 60.0)
     return at_rest(pair, children=2)
 
 
@@ -145,5 +145,5 @@ def cookies_under_attack(schedule: Schedule) -> Network:
         assert len(pair.b.endpoint.context.half_open) <= 4
     schedule.rest(pair)
     pair.a.initiate(None)
-    pair.run(60.0)
+    schedule.rest(pair, 60.0)
     return at_rest(pair, children=2)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from simulation.network import Network
 
 HOST = 5  # hosts behind gateways have this number in their networks
+INITIATOR = int(Flags.INITIATOR)
 FLAGS_AT = 19  # octet of the IKE header (RFC 7296 s3.1)
 TCP = 6
 
@@ -172,7 +173,7 @@ class Gateway:
     @staticmethod
     def own_spi_of(data: bytes) -> bytes:
         """The sender's SPI in a datagram that it sends (RFC 7296 s3.1)."""
-        return data[:8] if data[FLAGS_AT] & Flags.INITIATOR else data[8:16]
+        return data[:8] if data[FLAGS_AT] & INITIATOR else data[8:16]
 
     # -- what tests ask ------------------------------------------------------------------------------------------------
 
