@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from cryptography.x509 import load_pem_x509_certificate
 from linux_guest import GuestError, LinuxGuest
-from peer import Credentials, Peer, Trial, psk
+from peer import PPK, PPK_ID, Credentials, Peer, Trial, psk
 
 from ipsecfast.lab.netns import A, B
 
@@ -51,6 +51,12 @@ LACKS = {
     "ed25519": "Libreswan 5.2 has no EdDSA authentication (RFC 8420)",
     "ed448": "Libreswan 5.2 has no EdDSA authentication (RFC 8420)",
     "esn": "Libreswan 5.2 gives outbound SAs a replay window of 0, which newer Linux refuses with ESN",
+    "intermediate by ours": (
+        "as responder, Libreswan 5.2 checks AUTH as if there had been an IKE_INTERMEDIATE exchange, wherever both ends "
+        "have announced it"
+    ),
+    "childless": "Libreswan 5.2 makes no IKE SA without a Child SA (RFC 6023)",
+    "per-resource": "Libreswan 5.2 has no per-resource Child SAs (RFC 9611)",
     "x448": "Libreswan 5.2 has no Curve448",
     "ecp256bp": "Libreswan 5.2 has no Brainpool groups",
     "ecp384bp": "Libreswan 5.2 has no Brainpool groups",
@@ -96,6 +102,7 @@ class Libreswan(Peer):
         )
         if trial.mode == "transport":
             text = re.sub(r".*subnet=.*\n", "", text)
+        secrets = f'@b.test @a.test : PSK "{psk()}"\n'
         text += AUTH["psk" if credentials is None else "pubkey"].format(
             authby="ecdsa" if str(trial.key).startswith("ec") else "rsasig"
         )
@@ -105,8 +112,15 @@ class Libreswan(Peer):
             esp = [word for word in trial.esp.split("-") if word not in ("esn", "noesn")]
             text += f"    esp={_words('-'.join(esp[:1]))}\n    pfs={'yes' if len(esp) > 1 else 'no'}\n"
         text += f"    esn={'yes' if 'esn' in trial.esp.split('-') else 'no'}\n"
+        if "ppk_id" in trial.connection:
+            text += "    ppk=insist\n"
+            secrets += f'@b.test @a.test : PPKS "{PPK_ID}" {PPK}\n'
+        if "intermediate" in trial.needs:
+            text += "    intermediate=yes\n"
+        if "resumption" in trial.connection:
+            text += "    session-resumption=yes\n"
         (self.folder / "ipsec.conf").write_text(text)
-        (self.folder / "ipsec.secrets").write_text(f'@b.test @a.test : PSK "{psk()}"\n')
+        (self.folder / "ipsec.secrets").write_text(secrets)
 
     def _database(self, credentials: Credentials | None) -> None:
         """A new NSS database, with our certificate, its key and the authorities."""
@@ -149,6 +163,9 @@ class Libreswan(Peer):
 
     def rekey(self, what: str) -> None:
         self._whack(f"--rekey-{what}", "--asynchronous", "--name", "net")
+
+    def suspend(self) -> None:
+        self._whack("--suspend", "--name", "net")
 
     def terminate(self, what: str) -> None:
         self._whack("--terminate" if what == "ike" else "--delete-child", "--name", "net")

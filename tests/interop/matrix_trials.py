@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peer import DEFAULT, Trial
+from peer import DEFAULT, IKE, PPK_ID, Trial
 
 from ipsecfast.pki import KeyType
 
@@ -77,5 +77,41 @@ TRIALS = (
         row="IPv4 and IPv6 in one Child SA",
         inner=(4, 6),
         needs=("several selectors",),
+    ),
+    Trial(
+        name="ppk",
+        row="post-quantum pre-shared key, both insist on it",
+        needs=("ppk",),
+        connection={"ppk_id": PPK_ID, "ppk_required": True},
+        life="rekeys_ike",
+    ),
+    Trial(
+        name="intermediate",
+        row="IKE_INTERMEDIATE offered, with nothing to do in it",
+        needs=("intermediate",),
+        connection={"proposals": [HYBRID, IKE]},
+        ike=DEFAULT,
+    ),
+    Trial(
+        name="childless",
+        row="IKE SA without a first Child SA (RFC 6023), both insist on it",
+        needs=("childless",),
+        esp="aes128gcm16-x25519",
+        connection={"childless": "force"},
+    ),
+    Trial(
+        name="resources",
+        row="per-resource Child SAs (RFC 9611)",
+        needs=("per-resource",),
+        gateway={"workers": 2},
+        child={"per_cpu_sas": True},
+        life="has_resources",
+    ),
+    Trial(
+        name="resumption",
+        row="tickets (RFC 5723) given and taken",
+        needs=("resumption",),
+        connection={"resumption": True},
+        life="has_tickets",
     ),
 )

@@ -25,6 +25,7 @@ from ipsecfast.lab.testbed import SECRET, tunnel_config
 from ipsecfast.pki import KeyType, make_authority, make_certificate
 
 PEERS = Path(__file__).parents[2] / ".peers"
+PPK_ID, PPK = "ppk-1", "0x" + "5a" * 32
 IKE, ESP = "aes128gcm16-prfsha256-x25519", "aes128gcm16"
 DEFAULT = ""  # proposals: what the program takes when nothing is configured
 
@@ -49,6 +50,7 @@ class Trial:
     needs: tuple[str, ...] = ()  # features beyond the words of the proposals
     connection: Mapping[str, Any] = field(default_factory=dict)  # keys of our connection
     child: Mapping[str, Any] = field(default_factory=dict)
+    gateway: Mapping[str, Any] = field(default_factory=dict)
 
     def features(self) -> Iterator[str]:
         """What a peer must have, the most particular first."""
@@ -92,6 +94,9 @@ class Trial:
         child["local_ts"] = self.selectors(A.networks)
         child["remote_ts"] = ["dynamic"] if self.mode == "transport" else self.remote_networks()
         config = tunnel_config(A, B, outer=self.outer, connection=connection, child=child)
+        config["gateway"] = dict(self.gateway)
+        if "ppk_id" in self.connection:
+            config["secrets"]["ppk"] = {"type": "ppk", "ids": [PPK_ID], "secret": PPK}
         if credentials is not None:
             ours = config["connections"]["net"]
             certs = [str(credentials.certificate("a")), str(credentials.certificate("middle"))]
@@ -154,10 +159,10 @@ class Peer(ABC):
     def command(self, *command: str) -> tuple[str, ...]:
         return command if self.root == Path("/") else ("chroot", str(self.root), *command)
 
-    def lacks(self, trial: Trial) -> str | None:
-        """Why this trial can't be, in words, or None."""
-        found = (self.lacks_words[feature] for feature in trial.features() if feature in self.lacks_words)
-        return next(found, None)
+    def lacks(self, trial: Trial, side: str) -> str | None:
+        """Why this trial can't be begun by `side`, in words, or None."""
+        words = (word for feature in trial.features() for word in (feature, f"{feature} by {side}"))
+        return next((self.lacks_words[word] for word in words if word in self.lacks_words), None)
 
     def child_spis(self) -> set[str]:
         """The SPIs that the peer receives with, as hexadecimal numbers of eight digits: what its kernel has."""
@@ -180,6 +185,10 @@ class Peer(ABC):
     @abstractmethod
     def rekey(self, what: str) -> None:
         """`what`: child or ike."""
+
+    def suspend(self) -> None:
+        """Drops its IKE SA without a word and keeps the ticket (RFC 5723)."""
+        raise NotImplementedError
 
     @abstractmethod
     def terminate(self, what: str) -> None: ...

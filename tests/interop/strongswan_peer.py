@@ -8,20 +8,26 @@ from pathlib import Path
 
 import strongswan
 from linux_guest import LinuxGuest
-from peer import Credentials, Peer, Trial, psk
+from peer import PPK, PPK_ID, Credentials, Peer, Trial, psk
 from strongswan import Connection, Release
 
 from ipsecfast.lab.netns import A, B
 
+LACKS = {
+    "intermediate": "strongSwan offers it only with additional key exchanges",
+    "resumption": "strongSwan has no session resumption (RFC 5723)",
+}
 LACKS_59 = {
     "mlkem768": "strongSwan 5.9 has no additional key exchanges (RFC 9370) and no ML-KEM",
+    "per-resource": "strongSwan 5.9 has no per-resource Child SAs (RFC 9611)",
+    **LACKS,
 }
 
 
 class StrongSwanPeer(Peer):
     def __init__(self, guest: LinuxGuest, root: Path, release: Release | None = None) -> None:
         super().__init__(guest, root)
-        self.lacks_words: Mapping[str, str] = LACKS_59 if release is None else {}
+        self.lacks_words: Mapping[str, str] = LACKS_59 if release is None else LACKS
         self.daemon = strongswan.in_guest(guest, self.folder, release)
 
     @property
@@ -53,6 +59,9 @@ class StrongSwanPeer(Peer):
                 mode=trial.mode,
                 encap="yes" if trial.encap else "no",
                 secret=psk(),
+                per_cpu_sas="yes" if "per_cpu_sas" in trial.child else "",
+                more=_more(trial),
+                more_secrets=f"ppk-1 {{\n id = {PPK_ID}\n secret = {PPK}\n}}" if "ppk_id" in trial.connection else "",
                 **certificates,
             )
         )
@@ -74,3 +83,9 @@ class StrongSwanPeer(Peer):
 
     def stop(self) -> None:
         self.daemon.close()
+
+
+def _more(trial: Trial) -> str:
+    """What else the connection says, in swanctl's words, which are ours."""
+    words = {key: value for key, value in trial.connection.items() if key in ("ppk_id", "ppk_required", "childless")}
+    return "\n".join(f"{key} = {'yes' if value is True else value}" for key, value in words.items())

@@ -18,6 +18,7 @@ from matrix_trials import TRIALS
 from openiked import NO_ESP, OpenIked
 from peer import Credentials, Peer, Trial, fetched
 from strongswan_peer import StrongSwanPeer
+from test_gateway_workers import own_sas
 
 from ipsecfast.lab.netns import A, B, Namespace, Site
 from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
@@ -113,6 +114,31 @@ class Cell:
         self.tunnel.answers(*self.trial.addresses())
         self._down(self.side)
 
+    def has_resources(self) -> None:
+        """Beside the Child SA for all each of our two workers gets its own, once it has packets."""
+        self.tunnel.up(self.side)
+        streams = [Stream(self.tunnel.host, None, self.trial.addresses()[0], pace=GENTLE // 8) for _ in range(8)]
+        wait_for("a Child SA for each worker", lambda: set(own_sas(self.tunnel.ours)) == {0, 1, 2}, every=0.2)
+        theirs = {child["spi_out"] for child in own_sas(self.tunnel.ours).values()}
+        wait_for("the peer has them too", lambda: self.peer.child_spis() == theirs, every=0.2)
+        time.sleep(1.0)
+        assert all(sum(stream.finish()[-3:]) > 0 for stream in streams)
+        self.tunnel.down(THEIRS)
+
+    def has_tickets(self) -> None:
+        """The responder gives one; the peer, which can end its IKE SA for that, takes it up again by it."""
+        self.tunnel.up(self.side)
+        words = "sending IKE_SESSION_RESUME ticket" if self.side == OURS else "received v2N_TICKET_LT_OPAQUE"
+        assert words in self.peer.log_text()
+        if self.side == THEIRS:
+            self.peer.suspend()
+            self.peer.initiate()
+            self.tunnel.agree()
+            assert "sent IKE_SESSION_RESUME request" in self.peer.log_text()
+            assert "TICKET_NACK" not in self.peer.log_text()
+        self.tunnel.answers(*self.trial.addresses())
+        self._down(self.side)
+
     def _shows(self) -> None:
         """What was configured is what was negotiated."""
         child = self.tunnel.ours.expect_child()
@@ -184,7 +210,7 @@ def test_cell(
     side: str,
     tmp_path: Path,
 ) -> None:
-    reason = peer.lacks(trial)
+    reason = peer.lacks(trial, side)
     if reason is not None:
         pytest.skip(f"{LACKS}{reason}")
     credentials = None if trial.key is None else Credentials.make(tmp_path, trial.key)

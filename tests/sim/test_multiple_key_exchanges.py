@@ -127,6 +127,16 @@ def test_a_responder_chooses_none_where_it_is_offered() -> None:
     assert resistant(pair) == [False, False]
 
 
+def test_a_responder_announces_intermediate_exchanges_only_where_one_follows() -> None:
+    """Libreswan would begin one about nothing, and then wants it in AUTH."""
+    pair = Pair(connection("a", ike=(HYBRID, CLASSIC)), connection("b", ike=(CLASSIC,)))
+    pair.up()
+    request, response = pair.exchange()[:2]
+    assert "N(INTERMEDIATE_EXCHANGE_SUPPORTED)" in request
+    assert "N(INTERMEDIATE_EXCHANGE_SUPPORTED)" not in response
+    pair.check_converged(children=1)
+
+
 @pytest.mark.parametrize("ike", [(HYBRID, CLASSIC), (HYBRID + "-ke1_none",)])
 def test_an_initiator_without_intermediate_exchanges(monkeypatch: pytest.MonkeyPatch, ike: tuple[str, ...]) -> None:
     """RFC 9370 s2.2.2: who does not announce IKE_INTERMEDIATE gets no additional key exchange, whatever it offers."""

@@ -188,15 +188,18 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
     detect_nat(sa, message)
     agree_on_fragmentation(sa, message)
     take_wishes(sa.credentials, message)
+    ppk_answer = ppk.answer(sa, message, intermediate=intermediate)
+    # Only where something was agreed for it: Libreswan has an exchange about nothing as soon as both have said this.
+    followed = sa.additional or ppk.awaited(sa)
     return (
         SaPayload((proposal,)),
         KePayload(ke.group, public),
         NoncePayload(nonce_r),
         *nat_detection(sa, sa.spi_r),
         *(fragmentation_offer(sa) if sa.fragments_in else ()),
-        *(intermediate_offer() if intermediate else ()),
+        *(intermediate_offer() if followed else ()),
         *(hash_offer(sa) if sa.credentials.peer_hashes else ()),
-        *ppk.answer(sa, message, intermediate=intermediate),
+        *ppk_answer,
         *childless.answer(sa),
         *requests(configs := [connection.config for connection in sa.candidates]),
         *announcements(sa, configs),
