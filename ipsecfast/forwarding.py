@@ -204,7 +204,7 @@ class Forwarding:
             self._spd_behind = False
         if self._routes_behind or self._book.routes.touched:
             behind, self._routes_behind = self._routes_behind, True
-            changes = self._book.routes.changes(self._netlink.addresses())
+            changes = self._book.routes.changes(self._netlink.recent_addresses())
             if behind:
                 self._network.set_routes(self._book.routes.routes())
             else:

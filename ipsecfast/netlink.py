@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from ipsecfast.model import (
 
 T = TypeVar("T")
 
+ADDRESSES_FRESH = 1.0  # seconds
 OUR_PROTOCOL = 86  # no routing daemon uses it (iproute2's rt_protos)
 MAIN_TABLE = 254
 FIB_RULE_INVERT = 2
@@ -130,6 +132,7 @@ class Netlink:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="netlink")
         self._kernel: pyroute2.IPRoute = self._thread.submit(pyroute2.IPRoute).result()
+        self._addresses: tuple[float, tuple[IPAddress, ...]] | None = None
 
     def close(self) -> None:
         self._thread.submit(self._kernel.close).result()
@@ -149,6 +152,13 @@ class Netlink:
         entries = self.call("read the addresses", lambda kernel: list(kernel.get_addr()))
         texts = (entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS") for entry in entries)
         return tuple(ip_address(text) for text in texts)
+
+    def recent_addresses(self) -> tuple[IPAddress, ...]:
+        """As `addresses`, asked for once a second at most: a thousand tunnels may come in that time."""
+        now = time.monotonic()
+        if self._addresses is None or now - self._addresses[0] > ADDRESSES_FRESH:
+            self._addresses = now, self.addresses()
+        return self._addresses[1]
 
     def link_index(self, name: str) -> int | None:
         """The number of a device, or None if there is none of that name."""

@@ -24,7 +24,7 @@ from rich.console import Console
 from ipsecfast.bench.results import BenchError, Figure, Report, Requirement, read_report
 from ipsecfast.bench.runner import Runner
 
-COMMANDS = ("stages", "memory", "scale", "tunnel", "kernel")  # each a module here
+COMMANDS = ("stages", "memory", "scale", "tunnel", "ike", "kernel")  # each a module here
 QUICK_ROUNDS = 5
 INCOMPARABLE = 2
 FILE_WIDTH = 140
