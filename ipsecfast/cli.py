@@ -210,9 +210,15 @@ def terminate(target: str | None, ike: str | None, child: str | None, timeout: f
 
 @main.command()
 @target_options
-def rekey(target: str | None, ike: str | None, child: str | None, timeout: float, control: str) -> None:
+@click.option("--reauth", is_flag=True, help="Prove anew who both ends are, on new SAs; then the old ones go.")
+def rekey(
+    target: str | None, ike: str | None, child: str | None, timeout: float, control: str, *, reauth: bool
+) -> None:
     """Rekey a connection's IKE SA, or one child's SAs, now."""
-    _ask_about(Verb.REKEY, target, ike, child, timeout, control)
+    verb = Verb.REAUTHENTICATE if reauth else Verb.REKEY
+    if reauth and (child is not None or "/" in (target or "")):
+        raise click.UsageError("--reauth is of a whole connection, not of one child")
+    _ask_about(verb, target, ike, child, timeout, control)
 
 
 @main.command()

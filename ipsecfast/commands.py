@@ -1,4 +1,5 @@
-"""The operator's commands that change SAs: `initiate`, `terminate`, `rekey`, `redirect`. Each waits for its outcome.
+"""The operator's commands that change SAs: `initiate`, `terminate`, `rekey`, `reauthenticate`, `redirect`. Each waits
+for its outcome.
 
 What became of a command is read from the status of the IKE core; why it failed is the sentence of a `Notify`.
 """
@@ -25,6 +26,7 @@ from ipsecfast.ike.states import IkeState
 FAILURES = {
     Verb.INITIATE: frozenset({"peer-dead", "ike-failed", "auth-failed", "child-failed", "no-address", "gave-up"}),
     Verb.REKEY: frozenset({"peer-dead", "rekey-failed", "ike-down", "ike-expired"}),
+    Verb.REAUTHENTICATE: frozenset({"reauth-failed", "reauth-awaited", "ike-down", "ike-expired"}),
     Verb.TERMINATE: frozenset[str](),
     Verb.REDIRECT: frozenset({"peer-dead"}),
 }
@@ -82,6 +84,8 @@ class Commands:
                 return await self._closing(command, count, say)
             case Verb.REKEY:
                 return await self._rekey(command, child, say)
+            case Verb.REAUTHENTICATE:
+                return await self._reauthenticate(command, say)
             case Verb.REDIRECT:
                 return await self._redirect(command, say)
             case _:
@@ -174,6 +178,19 @@ class Commands:
             self._drain()
             await self._outcome(watch, gone, "is redirected", say)
         return done
+
+    async def _reauthenticate(self, command: Command, say: Say) -> str:
+        old = self._spis(command)
+
+        def renewed() -> bool:
+            now = self._spis(command)
+            return bool(now) and not now & old
+
+        with self._watching(command) as watch:
+            if not self._endpoint.reauthenticate(command.connection, self._now()):
+                raise ControlError(f"{command.target} is not up, or being authenticated anew already")
+            self._drain()
+            return await self._outcome(watch, renewed, "is authenticated anew", say)
 
     # ---- what there is ----
 

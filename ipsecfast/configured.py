@@ -186,9 +186,10 @@ class ConnectionConfig:
     """One peer: how to reach it, what to propose, who it must be, which Child SAs it gets. Times in seconds.
 
     Empty `local_addrs` or `remote_addrs` mean any address (such a connection only responds). `encap`: ESP in UDP even
-    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT). `ppks` are those that
-    `ppk_id` names; an initiator takes the first of them. `redirect`: we go where the peer sends us; `redirect_to`:
-    where we send it, an address or a host name (RFC 5685). `resumption`: tickets are asked for and given (RFC 5723).
+    without a NAT; `nat_traversal` False: bare ESP even behind one (neither looks for a NAT). `reauth` is to
+    authentication what `lifetime` is to keys. `ppks` are those that `ppk_id` names; an initiator takes the first of
+    them. `redirect`: we go where the peer sends us; `redirect_to`: where we send it, an address or a host name
+    (RFC 5685). `resumption`: tickets are asked for and given (RFC 5723).
     """
 
     name: str
@@ -210,6 +211,7 @@ class ConnectionConfig:
     dpd_delay: float = 0.0
     keyingtries: int = 1
     unique: str = "replace"
+    reauth: Lifetime = field(default_factory=Lifetime)
     childless: Childless = Childless.ALLOW
     resumption: bool = False
     redirect: bool = False

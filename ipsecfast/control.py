@@ -1,9 +1,9 @@
 """The control socket: one JSON object a line each way, over a unix socket that only its owner can open (mode 0600).
 
-A request is `{"command": "status" | "initiate" | "terminate" | "rekey" | "redirect" | "shutdown"}`, for those in the
-middle with `"connection"`, `"child"` (either may be missing, `child` alone names a child of any connection) and
-`"timeout"` in seconds; `redirect` has `"gateway"`, an address or a host name, or "" for none any more. The answer is
-any number of `{"notice": "sentence"}` and then one last line: `{"ok": true, ...}` or
+A request is `{"command": "status" | "initiate" | "terminate" | "rekey" | "reauthenticate" | "redirect" | "shutdown"}`,
+for those in the middle with `"connection"`, `"child"` (either may be missing, `child` alone names a child of any
+connection) and `"timeout"` in seconds; `redirect` has `"gateway"`, an address or a host name, or "" for none any more.
+The answer is any number of `{"notice": "sentence"}` and then one last line: `{"ok": true, ...}` or
 `{"ok": false, "error": "sentence"}`. The answer to `status` has `"status"`: see `ipsecfast.status`.
 """
 
@@ -37,6 +37,7 @@ class Verb(StrEnum):
     INITIATE = "initiate"
     TERMINATE = "terminate"
     REKEY = "rekey"
+    REAUTHENTICATE = "reauthenticate"
     REDIRECT = "redirect"
     SHUTDOWN = "shutdown"
 

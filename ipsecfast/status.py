@@ -19,7 +19,7 @@ connections[]     as configured, in the order of the file
                   not quantum-resistant, its Child SAs are
     revocation[]  of each certificate of the peer below its authority: state (good, unknown), text (who says so),
                   until (ISO 8601, when the one who says so will say it anew; null)
-    established, rekey_in, expires_in       seconds; null where there is none
+    established, rekey_in, reauth_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
       resource    of several with the same selectors (RFC 9611): 0 that for all workers, i that of worker i - 1; or null
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
@@ -152,6 +152,7 @@ def _ike_sa(sa: IkeSaStatus, windows: Mapping[str, int], counted: Mapping[SaKey,
         "revocation": [_finding(finding) for finding in sa.revocation],
         "established": round(sa.age, 3),
         "rekey_in": sa.rekey_in,
+        "reauth_in": sa.reauth_in,
         "expires_in": sa.expires_in,
         "child_sas": [_child_sa(child, windows.get(child.name, 0), counted) for child in sa.children],
     }

@@ -66,6 +66,8 @@ def _times(sa: dict[str, Any]) -> str:
     parts = [f", since {_duration(sa['established'])}" if sa["established"] is not None else ""]
     if sa["rekey_in"] is not None:
         parts.append(f", rekeying in {_duration(sa['rekey_in'])}")
+    elif sa["reauth_in"] is not None:
+        parts.append(f", authenticated anew in {_duration(sa['reauth_in'])}")
     elif sa["expires_in"] is not None:
         parts.append(f", ends in {_duration(sa['expires_in'])}")
     return "".join(parts)

@@ -77,6 +77,9 @@ def _check_life(connection: ConnectionConfig, path: KeyPath, report: Report) -> 
     lifetime = connection.lifetime
     if lifetime.rekey_time and lifetime.life_time <= lifetime.rekey_time:
         report.problem((*path, "over_time"), 0, "must be longer than 0, or the IKE SA ends before it can be rekeyed")
+    reauth = connection.reauth
+    if reauth.rekey_time and reauth.life_time <= reauth.rekey_time:
+        report.problem((*path, "over_time"), 0, "must be longer than 0, or the IKE SA ends before there is a new one")
 
 
 def _check_families(child: ChildConfig, outer: frozenset[int], path: KeyPath, report: Report) -> None:

@@ -58,6 +58,7 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
     encap = section.take("encap", values.boolean, False)
     if encap and carrier is Carrier.RAW:
         section.problem("encap", encap, 'ESP in UDP is what outer = "raw" excludes: drop one of the two')
+    lifetime, reauth = _ike_lifetimes(section)
     connection = ConnectionConfig(
         name=name,
         local_addrs=local_addrs,
@@ -68,7 +69,8 @@ def read_connection(name: str, section: Section, carrier: Carrier) -> Connection
         children=tuple(_read_child(child, entry) for child, entry in section.sections("children")),
         encap=encap or carrier is Carrier.UDP,
         nat_traversal=carrier is not Carrier.RAW,
-        lifetime=_ike_lifetime(section),
+        lifetime=lifetime,
+        reauth=reauth,
         dpd_delay=section.take("dpd_delay", values.duration, DPD_DELAY),
         keyingtries=section.take("keyingtries", values.integer(0, 1000), 0),
         childless=section.take("childless", values.choice(Childless), Childless.ALLOW),
@@ -127,13 +129,22 @@ def _remote_auth(section: Section) -> AuthConfig:
     return auth
 
 
-def _ike_lifetime(section: Section) -> Lifetime:
-    rekey_time = section.take("rekey_time", values.duration, IKE_REKEY_TIME)
-    over_time = section.take("over_time", values.duration, rekey_time * (HARD_LIMIT_FACTOR - 1))
-    rand_time = section.take("rand_time", values.duration, min(over_time, rekey_time / 2))
-    if rekey_time and rand_time >= rekey_time:
-        section.problem("rand_time", rand_time, "the jitter must be shorter than rekey_time")
-    return Lifetime(rekey_time=rekey_time, life_time=rekey_time + over_time if rekey_time else 0.0, rand_time=rand_time)
+def _ike_lifetimes(section: Section) -> tuple[Lifetime, Lifetime]:
+    """Of the keys, and of the authentication. With reauth_time alone the keys last as long, as in swanctl."""
+    rekey_default = 0.0 if "reauth_time" in section else IKE_REKEY_TIME
+    rekey_time = section.take("rekey_time", values.duration, rekey_default)
+    reauth_time = section.take("reauth_time", values.duration, 0.0)
+    longest = max(rekey_time, reauth_time)
+    over_time = section.take("over_time", values.duration, longest * (HARD_LIMIT_FACTOR - 1))
+    rand_time = section.take("rand_time", values.duration, min(over_time, longest / 2))
+    for key, time in (("rekey_time", rekey_time), ("reauth_time", reauth_time)):
+        if time and rand_time >= time:
+            section.problem("rand_time", rand_time, f"the jitter must be shorter than {key}")
+    rekey, reauth = (
+        Lifetime(rekey_time=time, life_time=time + over_time if time else 0.0, rand_time=rand_time)
+        for time in (rekey_time, reauth_time)
+    )
+    return rekey, reauth
 
 
 def _read_child(name: str, section: Section) -> ChildConfig:

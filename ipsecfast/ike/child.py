@@ -226,6 +226,10 @@ class ChildTable:
         """The one for all workers."""
         return self._active.get((reqid, 0))
 
+    def carrier(self, child: ChildSa) -> ChildSa | None:
+        """The pair that carries the traffic which `child` is made for."""
+        return self._active.get(child.place)
+
     def occupied(self, reqid: int, resource: int) -> bool:
         """There is a Child SA at this place, in use yet or not."""
         return any(c.live and c.place == (reqid, resource) for c in self.of_reqid(reqid))
@@ -271,21 +275,35 @@ class ChildTable:
         child.state = ChildState.CLOSED
         timers = child.ike.context.timers
         timers.clear_all(child)
-        if self._active.get(child.place) in (child, None):  # None: not even the first one was ACTIVE yet
-            heir = self._heir(child)
-            if heir is not None:
-                self.activate(heir)
+        unused = self._active.get(child.place) in (child, None)  # None: not even the first one was ACTIVE yet
+        if unused and (heir := self._heir(child)):
+            self.activate(heir)
         if linger and self._active.get(child.place) is not child:
             timers.set(child, Timer.LINGER, now + linger)
         else:
             self.remove(child)
 
+    def stand_aside(self, child: ChildSa) -> None:
+        """Our DELETE leaves, and the peer may be without it long before we hear so: what the peer surely has takes
+        over, if there is any."""
+        if self._active.get(child.place) is child:
+            siblings = [c for c in self.of_reqid(child.reqid) if c.place == child.place and c.live]
+            proved = [c for c in siblings if c.outbound_state is not OutboundState.REGISTERED]
+            if proved:
+                self.activate(proved[-1])
+
     def _heir(self, child: ChildSa) -> ChildSa | None:
-        """Who carries the traffic when `child`, which did, is gone: the latest; but not before its predecessor, if that
-        is still there and the peer has not used the new one yet (s2.8)."""
+        """Who carries the traffic when `child`, which did, is gone: its successor, which the peer has if it deletes
+        this one; else the latest that the peer has used; else the latest, but not before its predecessor, if that is
+        still there (s2.8)."""
+        successor = child.successor
+        while successor is not None and not successor.live:
+            successor = successor.successor
         siblings = tuple(c for c in self.of_reqid(child.reqid) if c.place == child.place)
-        latest = next((c for c in reversed(siblings) if c.live), None)
-        if latest is None or latest.outbound_state is not OutboundState.REGISTERED:
+        live = [c for c in siblings if c.live]
+        proved = [c for c in live if c.outbound_state is not OutboundState.REGISTERED]
+        latest = successor or next(reversed(proved or live), None)
+        if latest is None or successor or proved:
             return latest
         replaced = (c for c in siblings if latest in (c.successor, c.collision) and c.state in REPLACED)
         return next(replaced, latest)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad, redirect, resumption
+from ipsecfast.ike import pad, reauthentication, redirect, resumption
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.claims import Claims
@@ -25,7 +25,7 @@ from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import await_delete
 from ipsecfast.ike.timers import Timer
-from ipsecfast.model import IKE_PORT, Acquire, Path, Proposal, StartAction
+from ipsecfast.model import IKE_PORT, Acquire, IPAddress, Path, Proposal, StartAction
 
 Wanted: TypeAlias = tuple[tuple[ChildConfig, Acquire | None], ...]
 
@@ -121,15 +121,32 @@ class Connection:
             return
         sent_on = self.redirection.take(self.config)
         local, remote = sent_on[0] if sent_on else self.addresses
-        sa = IkeSa(self.context, (self,), Path(local, IKE_PORT, remote, IKE_PORT), initiator=True, now=now)
-        sa.manners.came_from = sent_on[1] if sent_on else None
+        path = Path(local, IKE_PORT, remote, IKE_PORT)
+        self.open(wanted, path, now, came_from=sent_on[1] if sent_on else None)
+
+    def open(
+        self,
+        wanted: Wanted,
+        path: Path,
+        now: float,
+        *,
+        came_from: IPAddress | None = None,
+        replaces: IkeSa | None = None,
+    ) -> IkeSa:
+        """A new IKE SA; the first child goes into IKE_AUTH, the others follow, then what it replaces is deleted."""
+        sa = IkeSa(self.context, (self,), path, initiator=True, now=now)
+        sa.manners.came_from = came_from
+        sa.reauth.replaces, sa.reauth.anew = replaces, replaces is not None
         self.context.ike_sas.add(sa)
         (first, packet), *rest = wanted
-        ticket = resumption.usable_ticket(self)
+        ticket = None if replaces else resumption.usable_ticket(self)  # the peer is to prove itself
         sa.queue.append(IkeSessionResume(first, packet, ticket) if ticket else IkeSaInit(first, packet))
         sa.queue.extend(CreateChild(child, asked_by) for child, asked_by in rest)
-        self.note("connecting", f"initiating to {remote} for {', '.join(c.name for c, _ in wanted)}")
+        if replaces is not None:
+            sa.queue.append(reauthentication.RetireOld(replaces))
+        self.note("connecting", f"initiating to {path.remote} for {', '.join(c.name for c, _ in wanted)}")
         sa.advance(now)
+        return sa
 
     def on_timer(self, timer: Timer, now: float) -> None:
         assert timer is Timer.CONNECT
@@ -166,7 +183,8 @@ class Connection:
         again, `keyingtries` times (0: forever)."""
         wanted, sa.unserved = tuple(sa.unserved), []
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
-            self._attempt_failed(wanted, now)
+            if not reauthentication.failed(sa, now):
+                self._attempt_failed(wanted, now)
         elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED, Cause.REDIRECTED):
             for child, packet in wanted:
                 self.want(child, now, packet)
@@ -239,12 +257,15 @@ class Connection:
         return self.config.unique != "never" and not any(o is not sa and (o.usable or o.leaving) for o in others)
 
     def admits(self, sa: IkeSa) -> bool:
-        """`unique = keep`: who is connected already is not let in a second time."""
-        return self.config.unique != "keep" or not any(self._others(sa))
+        """`unique = keep`: who is connected already is not let in a second time, unless it stands where it stood: that
+        may be its reauthentication (s2.8.3)."""
+        elsewhere = (o for o in self._others(sa) if o.path.remote != sa.path.remote)
+        return self.config.unique != "keep" or not any(elsewhere)
 
     def already_up(self, sa: IkeSa) -> bool:
         """The peer got through while we asked: its IKE SA serves both."""
-        return self.config.unique != "never" and any(o.usable for o in self.ike_sas() if o is not sa)
+        expected = (sa, reauthentication.standing(sa.reauth.replaces))
+        return self.config.unique != "never" and any(o.usable for o in self.ike_sas() if o not in expected)
 
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         self._tries = 0
@@ -252,18 +273,21 @@ class Connection:
         redirect.arrived(self, now)
         for other in tuple(self._others(sa)):
             assert other.established_at is not None
-            if other.established_at >= sa.created_at and other.initiator != sa.initiator:
+            as_old = other.established_at >= sa.created_at and other.predecessor is None
+            if as_old and other.initiator != sa.initiator:
                 self._resolve_simultaneous(sa, other, now)
             elif initial_contact:
                 other.close(Cause.DUPLICATE, now)  # s2.4: the peer has forgotten it, no DELETE
             elif not sa.initiator:
-                other.delete(Cause.DUPLICATE, now)
+                reauthentication.supersede(other, now)
 
     def _resolve_simultaneous(self, sa: IkeSa, other: IkeSa, now: float) -> None:
         """Both ends initiated at once. As in s2.8.1 the IKE SA with the lowest of the four nonces goes, deleted by the
         end that began it; both ends know all four."""
         loser = min(sa, other, key=lambda s: min(s.nonces))
-        if loser.initiator:
+        if loser.initiator and loser.reauth.anew:
+            reauthentication.supersede(loser, now)  # the winner may not have all its Child SAs yet
+        elif loser.initiator:
             loser.delete(Cause.DUPLICATE, now)
         else:
             await_delete(loser, now)
@@ -284,6 +308,10 @@ class Connection:
         for sa in sas:
             sa.delete(Cause.OPERATOR, now)
         return len(sas)
+
+    def reauthenticate(self, now: float) -> int:
+        """Authenticate the IKE SAs anew; how many that were."""
+        return sum(reauthentication.begin(sa, now) for sa in tuple(self.ike_sas()) if sa.usable)
 
     def rekey(self, child: str | None, now: float) -> int:
         """Rekey one child's SAs, or the IKE SAs (child None); how many that were."""

@@ -50,6 +50,7 @@ class Settings:
     redirect_patience: float = 60.0  # how long a peer that was sent away may take to go (RFC 5685 s5)
     retry: tuple[float, float] = (5.0, 10.0)  # after TEMPORARY_FAILURE, and a rekey that failed otherwise
     reconnect: tuple[float, float] = (5.0, 300.0)  # first and longest pause between attempts of a connection
+    supersede_pause: float = 10.0  # what a peer that authenticates itself anew has to move its Child SAs
     acquire_pause: float = 2.0  # after a failed attempt packets don't ask for the next one at once
     unprotected: RateLimit = field(default_factory=lambda: RateLimit(0.1, 20))  # s2.21.4: errors to strangers
     unknown_spis: RateLimit = field(default_factory=lambda: RateLimit(0.1, 20))  # ESP that is looked into (s1.5)

@@ -154,6 +154,10 @@ class IkeEndpoint:
         """Delete a child's SAs, or the connection's IKE SAs; how many. KeyError for a name that isn't configured."""
         return self._named(connection, child).terminate(child, now)
 
+    def reauthenticate(self, connection: str, now: float) -> int:
+        """Authenticate the IKE SAs anew; how many. KeyError for a name that isn't configured."""
+        return self.connections[connection].reauthenticate(now)
+
     def rekey(self, connection: str, child: str | None, now: float) -> int:
         """Rekey a child's SAs, or the IKE SAs (child None); how many. KeyError for a name that isn't configured."""
         return self._named(connection, child).rekey(child, now)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
-from ipsecfast.ike import resumption
+from ipsecfast.ike import auth_lifetime, reauthentication, resumption
 from ipsecfast.ike.actions import Details, Notify
 from ipsecfast.ike.arrival import Arrived, is_fatal, role_of, tell_refusal
+from ipsecfast.ike.auth_lifetime import Reauth
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
@@ -33,17 +34,15 @@ from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Report
 from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
 from ipsecfast.ike.jobs import Job
-from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.mismatch import Mismatch
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.ppk import PpkState
-from ipsecfast.ike.proposal import has_ml_kem, proposal_text
+from ipsecfast.ike.proposal import proposal_text
 from ipsecfast.ike.redirect import Manners
 from ipsecfast.ike.resumption import SessionState
 from ipsecfast.ike.states import Cause, IkeState, Role
-from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import OPENING, TRANSITIONS, Handler
 from ipsecfast.ike.whereabouts import check_liveness, heard
@@ -84,6 +83,7 @@ class IkeSa(Channel):
         self.pending: Pending | None = None  # RFC 9370: the peer's CREATE_CHILD_SA that waits for more key exchanges
         self.quantum_resistant = False  # ML-KEM or a PPK went into its keys, or into its predecessor's SK_d
         self.ppk = PpkState()
+        self.reauth = Reauth()
         self.childless = False  # RFC 6023: IKE_AUTH makes no Child SA
         self.children: dict[int, ChildSa] = {}
         self.queue: deque[Exchange] = deque()
@@ -92,6 +92,7 @@ class IkeSa(Channel):
         self.unserved: list[tuple[ChildConfig, Acquire | None]] = []  # wanted of it, and not to be had any more
         self.closing: Cause | None = None
         self.predecessor: IkeSa | None = None
+        self.heir: IkeSa | None = None  # it has the Child SAs
         self.peer_successor: IkeSa | None = None  # s2.8.2: what the peer's rekey made of this one
         self.redundant = False
         self.created_at = self.last_heard = now
@@ -134,6 +135,7 @@ class IkeSa(Channel):
         handler = TRANSITIONS[self.state, arrived.header.exchange, role]
         if role is Role.RESPONDER:
             heard(self, arrived.path, now)
+            reauthentication.response_arrived(self)
             return self.answer(handler, arrived.message, arrived.header, arrived.datagram, arrived.path, now)
         return self._on_response(handler, arrived, now)
 
@@ -305,6 +307,8 @@ class IkeSa(Channel):
                 self.close(Cause.REFUSED, now)
             case Timer.REKEY:
                 self.rekey(now)
+            case Timer.REAUTH:
+                reauthentication.begin(self, now)
             case Timer.EXPIRE:
                 self._expire(now)
             case Timer.LIVENESS:
@@ -338,12 +342,15 @@ class IkeSa(Channel):
         self.context.ike_sas.identify(self)
         self.context.timers.clear(self, Timer.HALF_OPEN)
         self.context.half_open.discard(self)
-        self._arm(now)
+        self.arm(now)
         role = ("initiator" if self.initiator else "responder") + (", resumed," if self.session.resumed else "")
         self.note("ike-up", f"established as {role} with {self.remote_id} over {self.path}, {self.proposal_words}")
-        self.connection.established(self, now, initial_contact=initial_contact)
+        if self.closing is None:
+            self.connection.established(self, now, initial_contact=initial_contact)
+        else:
+            self.start(DeleteIke(self.closing), now, first=True)
 
-    def _arm(self, now: float) -> None:
+    def arm(self, now: float) -> None:
         """Lifetimes with jitter (s2.8), liveness (s2.4), NAT keepalives."""
         timers, lifetime = self.context.timers, self.connection.config.lifetime
         if lifetime.rekey_time:
@@ -356,6 +363,8 @@ class IkeSa(Channel):
             timers.set(self, Timer.LIVENESS, now + self.connection.config.dpd_delay)
         if self.local_nat:
             timers.set(self, Timer.KEEPALIVE, now + self.context.settings.keepalive)
+
+        auth_lifetime.arm(self, now)
 
     def fail(self, now: float, text: str, mismatch: Mismatch | None = None) -> None:
         """The IKE SA can't be set up; `text` says why."""
@@ -388,10 +397,12 @@ class IkeSa(Channel):
     def install_first(self, child: ChildSa, now: float) -> None:
         """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
         They are held meanwhile, as the initiator could not read them before it has the response; where another Child SA
-        carries them there is no haste: we wait until the initiator has it, or has given up. One of several (RFC 9611)
-        waits for the initiator however long: there is one that all may use."""
+        carries them (s2.8.3) there is no haste: we wait until the initiator has shown that it has it, or has given up.
+        One of several (RFC 9611) waits for the initiator however long: there is one that all may use."""
         settings = self.context.settings
         delay = settings.retransmit.total if self.context.children.active(child.reqid) else settings.activate_delay
+        if self.context.children.carrier(child) is not None:
+            self.reauth.unproved.append(child)
         self.install(child, activate=False)
         if not child.resource:
             self.context.timers.set(child, Timer.ACTIVATE, now + delay)
@@ -489,36 +500,6 @@ class IkeSa(Channel):
         self.report("rekey-failed", text, error.mismatch, now)
         self.context.timers.set(self, Timer.REKEY, now + self._retry_pause())
 
-    def spawn(
-        self,
-        suite: Suite,
-        keys: IkeKeys,
-        nonces: tuple[bytes, bytes],
-        spis: tuple[bytes, bytes],
-        *,
-        initiator: bool,
-        now: float,
-    ) -> IkeSa:
-        """The successor (s2.18): established, without Child SAs until `hand_over`."""
-        new = IkeSa(self.context, (self.connection,), self.path, initiator=initiator, now=now)
-        new.own_spi = spis[0] if initiator else spis[1]
-        new.spi_i, new.spi_r = spis
-        new.nonces = nonces
-        new.local_id, new.remote_id, new.credentials = self.local_id, self.remote_id, self.credentials
-        new.local_nat, new.remote_nat, new.udp_encap = self.local_nat, self.remote_nat, self.udp_encap
-        new.fragments_in, new.fragments_out = self.fragments_in, self.fragments_out
-        new.predecessor, new.manners = self, self.manners
-        resumption.inherit(self, new)
-        new.quantum_resistant = self.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
-        new.ppk = self.ppk
-        new.state = IkeState.ESTABLISHED
-        new.established_at = now
-        new.install_keys(suite, keys)
-        self.context.ike_sas.add(new)
-        self.context.ike_sas.identify(new)
-        new._arm(now)
-        return new
-
     @property
     def sk_d_resistant(self) -> bool:
         """What is derived from it stays secret. With a PPK of RFC 8784 that is more than the IKE SA itself is."""
@@ -547,17 +528,20 @@ class IkeSa(Channel):
         return self.state is IkeState.ESTABLISHED and self.closing is None and settled
 
     def delete(self, cause: Cause, now: float) -> None:
-        """Tell the peer (s1.4.1); what waits is dropped. An IKE SA that isn't established goes without a word."""
+        """Tell the peer (s1.4.1); what waits is dropped. An IKE SA that isn't established goes without a word, unless
+        the peer may have it so already: then its answer is waited for."""
         if self.closed or self.closing is not None:
             self.closing = cause if cause is Cause.OPERATOR else self.closing  # then nothing comes after it
             return
-        if self.state is IkeState.CONNECTING:
+        authenticating = isinstance(self.current, ike_auth.IkeAuth) and self.window.outstanding is not None
+        if self.state is IkeState.CONNECTING and not authenticating:
             self.close(cause, now)
             return
         self.closing = cause
         self._abandon_waiting(now)
         self.connection.take_back(self, cause, now)
-        self.start(DeleteIke(cause), now)
+        if self.state is not IkeState.CONNECTING:
+            self.start(DeleteIke(cause), now)
 
     def _abandon_waiting(self, now: float) -> None:
         waiting = (*self.queue, *self.delayed)
@@ -601,6 +585,9 @@ class IkeSa(Channel):
             self.context.settle(Outcome.ABANDONED)
 
     def _expire(self, now: float) -> None:
+        if self.reauth.superseded_at is not None and self.state is IkeState.ESTABLISHED:
+            reauthentication.expire_superseded(self, now)
+            return
         if self.state is IkeState.REKEYED or self.redundant:  # its DELETE never came
             self.close(Cause.REKEYED, now)
             return

@@ -57,6 +57,7 @@ class IkeSaStatus:
     ppk: str
     age: float
     rekey_in: float | None
+    reauth_in: float | None
     expires_in: float | None
     children: tuple[ChildStatus, ...]
 
@@ -128,6 +129,7 @@ def ike_sa_status(sa: IkeSa, now: float) -> IkeSaStatus:
         ppk=ppk_id_text(sa.ppk.key.id) if sa.ppk.key else "",
         age=now - (sa.created_at if sa.established_at is None else sa.established_at),
         rekey_in=_until(sa.rekey_at, now),
+        reauth_in=_until(sa.reauth.at, now),
         expires_in=_until(sa.expires_at, now),
         children=tuple(child_status(child, now) for child in sa.children.values()),
     )

@@ -6,11 +6,45 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.ike import resumption
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
+from ipsecfast.ike.keymat import IkeKeys
+from ipsecfast.ike.proposal import has_ml_kem
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.timers import Timer
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
+
+
+def spawn(
+    old: IkeSa,
+    suite: Suite,
+    keys: IkeKeys,
+    nonces: tuple[bytes, bytes],
+    spis: tuple[bytes, bytes],
+    *,
+    initiator: bool,
+    now: float,
+) -> IkeSa:
+    """The successor (s2.18): established, without Child SAs until `hand_over`."""
+    new = type(old)(old.context, (old.connection,), old.path, initiator=initiator, now=now)
+    new.own_spi = spis[0] if initiator else spis[1]
+    new.spi_i, new.spi_r = spis
+    new.nonces = nonces
+    new.local_id, new.remote_id, new.credentials = old.local_id, old.remote_id, old.credentials
+    new.local_nat, new.remote_nat, new.udp_encap = old.local_nat, old.remote_nat, old.udp_encap
+    new.fragments_in, new.fragments_out = old.fragments_in, old.fragments_out
+    new.predecessor, new.manners = old, old.manners
+    resumption.inherit(old, new)
+    new.quantum_resistant = old.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
+    new.ppk = old.ppk
+    new.state = IkeState.ESTABLISHED
+    new.established_at = now
+    new.install_keys(suite, keys)
+    old.context.ike_sas.add(new)
+    old.context.ike_sas.identify(new)
+    new.arm(now)
+    return new
 
 
 def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
@@ -18,6 +52,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     for child in old.children.values():
         child.ike = new
     new.children |= old.children
+    old.heir = new
     old.children = {}
     moving = [e for e in (*old.queue, *old.delayed) if e.moves]
     old.queue.clear()

@@ -18,6 +18,7 @@ class Timer(Enum):
 
     RETRANSMIT = auto()  # the outstanding request has no answer yet (RFC 7296 s2.1)
     HALF_OPEN = auto()  # an initiator that never came with IKE_AUTH
+    REAUTH = auto()  # the peer is to prove anew who it is (s2.8.3)
     REKEY = auto()  # soft lifetime of an IKE SA or a Child SA (s2.8)
     EXPIRE = auto()  # hard lifetime
     ACTIVATE = auto()  # the responder of a first Child SA lets the initiator install it before it sends

@@ -37,6 +37,7 @@ STRONGSWAN_CONF = """
   retransmit_timeout = 1
   retransmit_base = 1.3
   delete_rekeyed_delay = 1
+  make_before_break = yes
   plugins {{
     vici {{ socket = unix://{socket} }}
   }}

@@ -1,4 +1,4 @@
-"""What beyond RFC 7296 strongSwan 5.9 has too: PPKs (RFC 8784), childless IKE SAs (RFC 6023).
+"""What beyond RFC 7296 strongSwan 5.9 has too: PPKs (RFC 8784), childless IKE SAs (RFC 6023), reauthentication.
 
 Its ESP is in user space, as in the other tests:
 
@@ -7,6 +7,7 @@ host A --- gateway A: ipsecfast === UDP 4500 === gateway B: charon, kernel-libip
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from conftest import StartGateway
 from strongswan import StrongSwan
 
 from ipsecfast.lab.netns import B, TwoSites
-from ipsecfast.lab.testbed import TestbedError
+from ipsecfast.lab.testbed import SteadyPing, TestbedError, wait_for
 
 PPK = "0x" + bytes(range(32)).hex()
 OTHER_PPK = "0x" + bytes(32).hex()
@@ -99,3 +100,59 @@ def test_childless(sites: TwoSites, start_gateway: StartGateway, strongswan_b: S
     assert ike_sa(tunnel)["child_sas"][0]["proposal"] == "aes128gcm16-x25519"
     tunnel.answers(B.host[0])
     tunnel.down(side)
+
+
+@pytest.mark.parametrize("unique", ["replace", "never"])
+def test_reauthentication_begun_here(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, unique: str
+) -> None:
+    """RFC 7296 s2.8.3, make before break: a new IKE SA beside the old one, and no ping is lost."""
+    strongswan_b.load(their_connection())
+    tunnel = Tunnel(
+        start_gateway(sites.a.gateway, our_config(connection={"unique": unique})), strongswan_b, sites.a.host
+    )
+    tunnel.up(OURS)
+    pings = SteadyPing(sites.a.host, B.host[0])
+    for _ in range(3):
+        before = tunnel.ours.expect_child()
+        tunnel.ours.command("reauthenticate", "net")
+        tunnel.agree()
+        after = tunnel.ours.expect_child()
+        assert after.ike_spi != before.ike_spi
+        assert after.spi_in != before.spi_in
+    assert pings.finish() == 0
+    tunnel.down(THEIRS)
+
+
+@SIDES
+def test_reauthentication_begun_there(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, side: str
+) -> None:
+    """By time at their end, as often as there is any: strongSwan makes before it breaks too, where it is told to."""
+    strongswan_b.load(their_connection(more="reauth_time = 3s\nrand_time = 0s\nover_time = 10s"))
+    tunnel = Tunnel(start_gateway(sites.a.gateway, our_config()), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    pings = SteadyPing(sites.a.host, B.host[0])
+    seen = set()
+    deadline = time.monotonic() + 30
+    while len(seen) < 4 and time.monotonic() < deadline:
+        seen |= {sa["spi_i"] for sa in tunnel.ours.status()["connections"][0]["ike_sas"]}
+        time.sleep(0.2)
+    strongswan_b.load(their_connection())
+    assert len(seen) >= 4
+    assert pings.finish() == 0
+
+
+def test_auth_lifetime_is_obeyed_there(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan) -> None:
+    """RFC 4478: we answer with the time we want, they begin before it is over."""
+    strongswan_b.load(their_connection(more="over_time = 5s"))  # their margin: reauthentication begins so much earlier
+    config = our_config(connection={"reauth_time": 15, "rand_time": 0, "over_time": 20})
+    tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+    tunnel.up(THEIRS)
+    before = tunnel.ours.expect_child().ike_spi
+    assert "received AUTH_LIFETIME" in strongswan_b.log_text()
+    pings = SteadyPing(sites.a.host, B.host[0])
+    wait_for("a new IKE SA", lambda: tunnel.ours.expect_child().ike_spi != before, seconds=30)
+    tunnel.agree()
+    assert pings.finish() == 0
+    tunnel.down(OURS)

@@ -15,7 +15,15 @@ from ipsecfast.configured import PostquantumKey
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.identity import Identity
 from ipsecfast.ike.pad import find_secret
-from ipsecfast.model import CopyField, Mode, PolicyAction, ProtocolId, StartAction, TrafficSelector, TransformType
+from ipsecfast.model import (
+    CopyField,
+    Mode,
+    PolicyAction,
+    ProtocolId,
+    StartAction,
+    TrafficSelector,
+    TransformType,
+)
 
 Write: TypeAlias = Callable[..., Path]
 
@@ -213,6 +221,19 @@ def test_ring_ports(write: Write) -> None:
     assert str(config.inner) == "xdp:eth1"
     plain = load_config(write('[gateway]\ninner = "tun"\n' + MINIMAL, secrets=None))
     assert plain.outer is plain.inner is None
+
+
+def test_reauth_time(write: Write) -> None:
+    """swanctl's defaults: with it alone the keys are not rekeyed; over_time and rand_time are for both."""
+    config = load_config(
+        write(MINIMAL.replace("[connections.b]", '[connections.b]\nreauth_time = "10h"'), secrets=None)
+    )
+    (connection,) = config.connections
+    reauth = connection.reauth
+    assert (reauth.rekey_time, reauth.life_time, reauth.rand_time) == pytest.approx((36000.0, 39600.0, 3600.0))
+    assert connection.lifetime.rekey_time == connection.lifetime.life_time == 0.0
+    both = load_config(write(GOOD.replace('rekey_time = "2h"', 'rekey_time = "2h"\nreauth_time = "1d"'))).connections[0]
+    assert (both.lifetime.life_time, both.reauth.life_time, both.reauth.rand_time) == (7800.0, 87000.0, 60.0)
 
 
 PPKS = """

@@ -35,7 +35,7 @@ IKE_SA = {
     "state": str, "initiator": bool, "spi_i": str, "spi_r": str, "local": str, "remote": str, "local_id": str,
     "remote_id": str, "nat": {"local": bool, "remote": bool}, "proposal": str, "quantum_resistant": bool,
     "ppk": str, "revocation": list, "established": float,
-    "rekey_in": float, "expires_in": float, "child_sas": [CHILD_SA],
+    "rekey_in": float, "reauth_in": type(None), "expires_in": float, "child_sas": [CHILD_SA],
 }  # fmt: skip
 CHILD = {"name": str, "mode": str, "start_action": str, "local_ts": list, "remote_ts": list}
 CONNECTION = {

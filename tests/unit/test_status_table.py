@@ -22,7 +22,7 @@ IKE_SA: dict[str, Any] = {
     "state": "established", "initiator": True, "spi_i": "1" * 16, "spi_r": "2" * 16, "local": "192.0.2.1:4500",
     "remote": "192.0.2.2:4500", "local_id": "a.test", "remote_id": "b.test", "nat": {"local": True, "remote": False},
     "proposal": "aes128gcm16-prfsha256-x25519", "quantum_resistant": False, "ppk": "", "established": 90061.0,
-    "revocation": [], "rekey_in": 100.0, "expires_in": None, "child_sas": [CHILD_SA],
+    "revocation": [], "rekey_in": 100.0, "reauth_in": None, "expires_in": None, "child_sas": [CHILD_SA],
 }  # fmt: skip
 CHILD: dict[str, Any] = {
     "name": "net", "mode": "tunnel", "start_action": "trap", "local_ts": ["10.1.0.0/24"], "remote_ts": ["10.2.0.0/24"],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import childless, pad, ppk, redirect, resumption
+from ipsecfast.ike import auth_lifetime, childless, pad, ppk, redirect, resumption
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
     ExchangeType,
@@ -95,6 +95,7 @@ class Authentication(Exchange):
             return
         sa.establish(now)
         resumption.take(sa, message)
+        auth_lifetime.obey(sa, message, now)
         self._child(sa, message, now)
 
     def _child(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -219,8 +220,9 @@ def _respond_resumed(sa: IkeSa, session: Session, message: Message, now: float) 
 
 def _serve(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
     """A Child SA and a ticket, or the way to another gateway."""
-    away = redirect.authenticated(sa, now)
-    return away or (*_respond_child(sa, message, now), *resumption.grant(sa, message))
+    if away := redirect.authenticated(sa, now):
+        return away
+    return (*_respond_child(sa, message, now), *resumption.grant(sa, message), *auth_lifetime.announce(sa, now))
 
 
 def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import redirect, resumption
+from ipsecfast.ike import auth_lifetime, redirect, resumption
 from ipsecfast.ike.child import ChildSa, ChildState
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
@@ -106,6 +106,7 @@ class DeleteChild(Exchange):
         if self.child.state == ChildState.CLOSED:
             return None
         self.child.state = ChildState.DELETING
+        sa.context.children.stand_aside(self.child)
         return (_delete_esp(self.child.spi_in),)
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
@@ -150,6 +151,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]:
         _reported(sa, notify, now)
         if sa.state == IkeState.CLOSED:
             return ()
+    auth_lifetime.obey(sa, message, now)
     spis = [spi for d in deletes if d.protocol == ProtocolId.ESP for spi in d.spis]
     deleted = _peer_deletes_children(sa, spis, now) if spis else ()
     return (*deleted, *resumption.grant(sa, message))

@@ -32,7 +32,7 @@ from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
 from ipsecfast.ike.proposal import accept_answer, additional_groups, key_exchange_groups, select
 from ipsecfast.ike.quick_crash import PassToken, take_token, token_payloads
 from ipsecfast.ike.states import Cause
-from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey
+from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey, spawn
 from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Proposal
@@ -179,4 +179,4 @@ def successor(
     keys = derive_rekeyed_ike_keys(
         sa.prf, sa.keys.sk_d, suite.prf, suite.encr, suite.integ, shared, *nonces, *spis, additional
     )
-    return sa.spawn(suite, keys, nonces, spis, initiator=initiator, now=now)
+    return spawn(sa, suite, keys, nonces, spis, initiator=initiator, now=now)

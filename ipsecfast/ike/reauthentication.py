@@ -1,0 +1,161 @@
+"""Reauthentication (RFC 7296 s2.8.3): identities and secrets are shown anew, by a new IKE SA beside the old one.
+
+Make before break: the new IKE SA gets all Child SAs of the old one, traffic goes over to them, then the old one is
+deleted. Until then both stand, so nothing is lost. The end that begins it, whichever that is, deletes the old one; the
+other end gives it a moment for that (`supersede`).
+
+When: `auth_lifetime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ipsecfast.configured import ChildConfig
+from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.exchange.base import Exchange
+from ipsecfast.ike.exchange.create_child_sa import CreateChild
+from ipsecfast.ike.exchange.informational import Liveness
+from ipsecfast.ike.message import Message
+from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.timers import Timer
+from ipsecfast.model import IKE_PORT, Path
+
+if TYPE_CHECKING:
+    from ipsecfast.ike.sa import IkeSa
+
+MAX_SUPERSEDED = 4  # IKE SAs with one peer that wait for the peer's DELETE
+RETRY_FAILED = 4  # times the pause after TEMPORARY_FAILURE
+
+
+def _with_peer(sa: IkeSa) -> Iterator[IkeSa]:
+    """The IKE SAs between the same two, those that are closed left out."""
+    return (other for other in sa.context.ike_sas.between(sa.local_id, sa.remote_id) if not other.closed)
+
+
+# -- the end that begins -----------------------------------------------------------------------------------------------
+
+
+def begin(sa: IkeSa, now: float) -> bool:
+    """Make the new IKE SA; False if that can't be just now."""
+    if any(standing(other.reauth.replaces) is sa for other in sa.connection.ike_sas()):
+        return True
+    if not sa.usable or any(o.reauth.superseded_at is not None for o in _with_peer(sa)):
+        _again(sa, now, 1)  # it is being rekeyed, or what the peer has begun is not over
+        return False
+    children = list(dict.fromkeys(child.config for child in sa.children.values() if child.live))
+    if not children:
+        sa.note("reauth-needless", "it has no Child SA: closed instead of authenticated anew")
+        sa.delete(Cause.EXPIRED, now)
+        return True
+    addresses = sa.connection.addresses or (sa.path.local, sa.path.remote)
+    if sa.remote_nat and not sa.initiator:
+        text = "the peer is behind a NAT and must begin to prove itself anew; if it does not, the IKE SA ends"
+        sa.note("reauth-awaited", text, warning=True)
+        return False
+    sa.note("reauthenticating", f"beginning anew for {', '.join(child.name for child in children)}")
+    path = Path(addresses[0], IKE_PORT, addresses[1], IKE_PORT)
+    new = sa.connection.open(tuple((child, None) for child in children), path, now, replaces=sa)
+    return not new.closed
+
+
+def _again(sa: IkeSa, now: float, times: int) -> None:
+    if not sa.closed and sa.reauth.superseded_at is None:
+        pause = sa.context.between(*sa.context.settings.retry) * times
+        sa.context.timers.set(sa, Timer.REAUTH, now + pause)
+
+
+def failed(new: IkeSa, now: float) -> bool:
+    """The new IKE SA did not come about. True if the old one goes on, and another is tried in a moment."""
+    old = standing(new.reauth.replaces)
+    if old is None or not old.usable:
+        return False
+    ends = "" if old.reauth.until is None else f"; it ends in {max(0.0, old.reauth.until - now):.0f} s"
+    old.note("reauth-failed", f"not authenticated anew, tried again in a moment{ends}", warning=True)
+    _again(old, now, RETRY_FAILED)
+    return True
+
+
+def standing(sa: IkeSa | None) -> IkeSa | None:
+    """What rekeying has made of it."""
+    while sa is not None and sa.heir is not None:
+        sa = sa.heir
+    return sa
+
+
+class RetireOld(Exchange):
+    """The last thing that waits on a new IKE SA: no message of its own, but the DELETE of the old one, once every Child
+    SA has its counterpart here."""
+
+    type = ExchangeType.INFORMATIONAL
+    states = frozenset({IkeState.ESTABLISHED})
+
+    def __init__(self, old: IkeSa) -> None:
+        self.old = old
+        self._asked: set[ChildConfig] = set()
+
+    def request(self, sa: IkeSa, now: float) -> None:
+        old = standing(self.old)
+        if old is None or old.closed or old.closing is not None:
+            return
+        missing = {c.config for c in old.children.values() if c.live and not sa.has_child(c.config)}
+        fresh = missing - self._asked  # come up on the old one meanwhile, or deleted by the peer
+        self._asked |= missing
+        if fresh:
+            sa.queue.extend(CreateChild(config) for config in fresh if not sa.negotiates(config))
+            sa.queue.append(self)
+        elif any(sa.negotiates(config) for config in missing):
+            sa.retry_later(self, now)
+        else:
+            old.note("reauthenticated", f"{sa} took its place")
+            sa.reauth.replaces = None
+            old.delete(Cause.DUPLICATE, now)
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        raise AssertionError("no message was sent")
+
+
+# -- the end that is begun with ----------------------------------------------------------------------------------------
+
+
+def supersede(old: IkeSa, now: float) -> None:
+    """The peer has another IKE SA with us now. If that was reauthentication, it deletes the old one when it has moved
+    its Child SAs; if it was not, nobody misses it. Nothing new is made on it."""
+    before = [sa for sa in _with_peer(old) if sa.reauth.superseded_at is not None and sa.closing is None]
+    if len(before) >= MAX_SUPERSEDED:  # it authenticates itself again and again
+        before[0].delete(Cause.DUPLICATE, now)
+    old.reauth.superseded_at = now
+    old.redundant = True
+    old.context.timers.clear(old, Timer.REAUTH)
+    old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.supersede_pause)
+
+
+def response_arrived(sa: IkeSa, *, of_auth: bool = False) -> None:
+    """The peer's next request shows that it has our last response (s2.3), so it has the Child SA of which that told. An
+    answer to our own request shows it of IKE_AUTH, whose Child SA has the nonces of the IKE SA."""
+    proved = [c for c in sa.reauth.unproved if not of_auth or c.nonces == sa.nonces]
+    for child in proved:
+        sa.reauth.unproved.remove(child)
+        sa.first_inbound(child)
+
+
+class ProveAuth(Liveness):
+    """A liveness check whose answer moves the traffic over."""
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        response_arrived(sa, of_auth=True)
+
+
+def expire_superseded(old: IkeSa, now: float) -> None:
+    """The peer has not deleted it: we do, but not while it carries what the peer has not got on the new one."""
+    assert old.reauth.superseded_at is not None
+    settings = old.context.settings
+    carries = any(old.context.children.carrier(c) is c for c in old.children.values() if c.live)
+    if not carries or now >= old.reauth.superseded_at + settings.retransmit.total:
+        old.delete(Cause.DUPLICATE, now)
+        return
+    for sa in _with_peer(old):
+        if sa.usable and sa.reauth.unproved and sa.current is None:
+            sa.start(ProveAuth(), now)
+    old.context.timers.set(old, Timer.EXPIRE, now + settings.supersede_pause / 10)  # soon: that is asked for
