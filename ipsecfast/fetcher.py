@@ -38,10 +38,13 @@ _OCSP_REQUEST, _OCSP_RESPONSE = "application/ocsp-request", "application/ocsp-re
 
 class Fetcher:
     """`deliver(job, replies)` is called in the event loop, within the time that the action allows. `close` waits for
-    nothing. `directory`: where CRLs outlive a restart, or None."""
+    nothing. `directory`: where CRLs outlive a restart, or None. `mark`: the firewall mark of what we send, or 0; so it
+    does not wait for the tunnel that waits for it.
+    """
 
-    def __init__(self, deliver: Deliver, directory: Path | None = None) -> None:
+    def __init__(self, deliver: Deliver, directory: Path | None = None, mark: int = 0) -> None:
         self._deliver = deliver
+        self._mark = mark
         self._cache = Cache(directory) if directory is not None else None
         self._executor = ThreadPoolExecutor(CONNECTIONS, "fetch")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +65,7 @@ class Fetcher:
         if future is None:
             if len(self._under_way) >= MAX_WAITING:
                 return f"{source.uri} was not asked: too much is being fetched already"
-            work = partial(retrieve, source, time.monotonic() + seconds, self._cache)
+            work = partial(retrieve, source, time.monotonic() + seconds, self._cache, self._mark)
             future = asyncio.get_running_loop().run_in_executor(self._executor, work)
             self._under_way[source] = future
             future.add_done_callback(lambda _: self._under_way.pop(source, None))
@@ -77,7 +80,7 @@ class Fetcher:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def retrieve(source: Source, deadline: float, cache: Cache | None = None) -> bytes | str:
+def retrieve(source: Source, deadline: float, cache: Cache | None = None, mark: int = 0) -> bytes | str:
     """The octets of a source, or the sentence why there are none. Blocks; `deadline` is of the monotonic clock.
 
     A CRL that was kept is taken while it is fresh, and where nobody answers, while it counts.
@@ -87,7 +90,7 @@ def retrieve(source: Source, deadline: float, cache: Cache | None = None) -> byt
     kept = cache if not source.request else None
     if kept is not None and (fresh := kept.get(source.uri, MAX_AGE)) is not None:
         return fresh
-    reply = _or_sentence(source, deadline, lambda: _http(source, source.uri, deadline, MAX_REDIRECTIONS))
+    reply = _or_sentence(source, deadline, lambda: _http(source, source.uri, deadline, mark))
     if kept is None:
         return reply
     if isinstance(reply, str):
@@ -124,11 +127,37 @@ def _bounded(data: bytes, source: Source) -> bytes:
     return data
 
 
-def _http(source: Source, uri: str, deadline: float, redirections: int) -> bytes:
+class _MarkedConnection(http.client.HTTPConnection):
+    """An HTTP connection whose packets have a firewall mark from the first on."""
+
+    def __init__(self, host: str, port: int, deadline: float, mark: int) -> None:
+        super().__init__(host, port)
+        self._deadline, self._mark = deadline, mark
+
+    def connect(self) -> None:
+        """To the first address of the name that answers."""
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            connected = socket.socket(family, kind, protocol)
+            try:
+                if self._mark:
+                    connected.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+                connected.settimeout(_left(self._deadline))
+                connected.connect(address)
+            except OSError as error:
+                connected.close()
+                failure = error
+            else:
+                self.sock = connected
+                return
+        raise failure or OSError(f"{self.host} has no address")
+
+
+def _http(source: Source, uri: str, deadline: float, mark: int, redirections: int = MAX_REDIRECTIONS) -> bytes:
     parts = urlsplit(uri)
     if parts.scheme != "http" or not parts.hostname:
         raise ValueError(f"{uri} is not an http URI")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=_left(deadline))
+    connection = _MarkedConnection(parts.hostname, parts.port or 80, deadline, mark)
     try:
         connection.connect()
         with _cut_at(connection.sock, deadline):
@@ -140,7 +169,7 @@ def _http(source: Source, uri: str, deadline: float, redirections: int) -> bytes
         connection.close()
     if not redirections or (source.request and response.status not in _MOVED_AS_IT_IS):
         raise ValueError(f"sends us to {target} ({response.status}), which is not followed")
-    return _http(source, target, deadline, redirections - 1)
+    return _http(source, target, deadline, mark, redirections - 1)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Gateway:
         )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._workshop = Workshop(self._on_result)
-        self._fetcher = Fetcher(self._on_result, Path(config.state, "crls") if config.state else None)
+        self._fetcher = Fetcher(self._on_result, Path(config.state, "crls") if config.state else None, config.mark)
         self._limiter = NotifyLimiter()
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}

@@ -37,14 +37,16 @@ class Announcement:
 
 def payloads(configs: Sequence[ConnectionConfig]) -> tuple[Payload, ...]:
     """What a peer of any of these connections may do; nothing where all do it by a shared secret and have no choice."""
-    kinds = {config.remote.method for config in configs}
-    if AuthKind.PUBKEY not in kinds:
-        return ()
+    kinds = frozenset(config.remote.method for config in configs)
+    return (_payload(kinds),) if AuthKind.PUBKEY in kinds else ()
+
+
+def _payload(kinds: frozenset[AuthKind]) -> Payload:
     data = b"".join(announcement.encode() for announcement in _announcements(kinds))
-    return (NotifyPayload(NotifyType.SUPPORTED_AUTH_METHODS, data),)
+    return NotifyPayload(NotifyType.SUPPORTED_AUTH_METHODS, data)
 
 
-def _announcements(kinds: set[AuthKind]) -> Iterator[Announcement]:
+def _announcements(kinds: frozenset[AuthKind]) -> Iterator[Announcement]:
     """Any of our signatures may come with a certificate of any authority that we trust: no links."""
     for scheme in SCHEMES:
         yield Announcement(AuthMethod.DIGITAL_SIGNATURE, 0, scheme.identifiers[0])

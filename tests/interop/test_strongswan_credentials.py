@@ -141,6 +141,22 @@ def test_a_crl_over_http(
         assert "(key compromise), says the CRL of" in text
 
 
+def test_what_is_fetched_does_not_wait_for_the_tunnel(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path
+) -> None:
+    """All traffic is to be protected, that to the web server too; it asks for the tunnel that waits for the list."""
+    made = Authority.make(tmp_path, Pointers((CRL_URI,)))
+    strongswan_b.load(made.theirs(local_ts="0.0.0.0/0"))
+    config = made.ours(revocation="strict")
+    child = config["connections"]["net"]["children"]["net"]
+    child |= {"local_ts": ["0.0.0.0/0"], "remote_ts": ["0.0.0.0/0"], "start_action": "trap"}
+    with web(sites.b.gateway, tmp_path / "public"):
+        tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
+        tunnel.up(OURS)
+        assert finding(tunnel.ours)["state"] == "good"
+        tunnel.down(OURS)
+
+
 def test_nobody_answers(sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path) -> None:
     made = Authority.make(tmp_path, Pointers((CRL_URI,)))
     strongswan_b.load(made.theirs())

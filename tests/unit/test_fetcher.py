@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -240,3 +241,18 @@ def test_the_directory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for number in range(6):
         cache.put(f"http://{number}/", CRL)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a firewall mark needs CAP_NET_ADMIN")
+def test_what_is_sent_has_the_mark(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = []
+    connect = socket.socket.connect
+
+    def marked(self: socket.socket, address: object) -> None:
+        marks.append(self.getsockopt(socket.SOL_SOCKET, socket.SO_MARK))
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", marked)
+    server.answers = {"/": body(b"", 302, Location="/2"), "/2": body(b"here")}
+    assert retrieve(Source(server.uri, 10), time.monotonic() + 5, None, 7) == b"here"
+    assert marks == [7, 7]
