@@ -19,6 +19,7 @@ class Algorithm:
     `key_length` is what is taken from the key material: for AES-GCM the salt is part of it (RFC 5282 s7.1).
     `icv_length` is that of the AEAD, or of the truncated MAC. `esp` tells that the data plane can run it too.
     `implied_prf` is the PRF that an IKE proposal without one gets from this integrity algorithm.
+    `missing`: why it can't be used here although it has a name.
     """
 
     keyword: str
@@ -31,6 +32,7 @@ class Algorithm:
     esp: bool = False
     implied_prf: PrfId | None = None
     aliases: tuple[str, ...] = ()
+    missing: str = ""
 
     @property
     def aead(self) -> bool:
@@ -60,8 +62,8 @@ def _integ(keyword: str, integ: IntegId, key: int, prf: PrfId, *aliases: str) ->
     return Algorithm(keyword, transform, key, icv_length=key // 2, implied_prf=prf, aliases=aliases)
 
 
-def _ke(keyword: str, group: KeGroup, *aliases: str) -> Algorithm:
-    return Algorithm(keyword, Transform(TransformType.KE, group), esp=True, aliases=aliases)
+def _ke(keyword: str, group: KeGroup, *aliases: str, missing: str = "") -> Algorithm:
+    return Algorithm(keyword, Transform(TransformType.KE, group), esp=True, aliases=aliases, missing=missing)
 
 
 def _esn(keyword: str, esn: SequenceNumbersId) -> Algorithm:
@@ -94,6 +96,7 @@ _BASE: tuple[Algorithm, ...] = (
     _ke("modp4096", KeGroup.MODP_4096),
     _ke("modp6144", KeGroup.MODP_6144),
     _ke("modp8192", KeGroup.MODP_8192),
+    _ke("mlkem512", KeGroup.ML_KEM_512, missing="the Python package cryptography has no ML-KEM-512, only 768 and 1024"),
     _ke("mlkem768", KeGroup.ML_KEM_768),
     _ke("mlkem1024", KeGroup.ML_KEM_1024),
     _esn("esn", SequenceNumbersId.PARTIALLY_TRANSMITTED_64),
@@ -110,6 +113,7 @@ def _additional(number: int, kind: TransformType) -> tuple[Algorithm, ...]:
             Transform(kind, row.transform.id),
             esp=True,
             aliases=tuple(prefix + alias for alias in row.aliases),
+            missing=row.missing,
         )
         for row in _BASE
         if row.transform.type == TransformType.KE

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
 from ipsecfast.ike.certificates import UNREADABLE
+from ipsecfast.ike.finding import MAX_AGE
 
 Document: TypeAlias = x509.CertificateRevocationList | ocsp.OCSPResponse
 
@@ -96,6 +97,8 @@ class Archive:
 
 def _until(document: Document) -> datetime | None:
     try:
-        return document.next_update_utc
-    except UNREADABLE:  # an OCSP response about none, or many, has none of its own
+        if isinstance(document, x509.CertificateRevocationList):
+            return document.next_update_utc
+        return document.next_update_utc or document.this_update_utc + MAX_AGE
+    except UNREADABLE:  # an OCSP response about none, or many, has no time of its own
         return None

@@ -97,8 +97,10 @@ def inquire(context: Context, cases: Sequence[Case], now: float) -> Steps[tuple[
 
 
 def _next_place(context: Context, one: Case, now: float) -> Place | None:
+    """A server that did not answer about one certificate is left alone for all of them for a while."""
     at = context.wall_clock()
-    return next((p for p in one.places if context.archive.due(p.key, now, at, local=p.local)), None)
+    asked = (p for p in one.places if context.archive.due(p.key, now, at, local=p.local))
+    return next((p for p in asked if p.key == p.uri or context.archive.due(p.uri, now, at, local=p.local)), None)
 
 
 def _ask(context: Context, places: Sequence[Place], now: float) -> Steps[float]:
@@ -110,6 +112,8 @@ def _ask(context: Context, places: Sequence[Place], now: float) -> Steps[float]:
             document = _document(place, nonce, reply)
         except ValueError as error:
             context.archive.fail(place.key, str(error), now)
+            if isinstance(reply, str):
+                context.archive.fail(place.uri, reply, now)
         else:
             context.archive.keep(place.key, document, len(reply), now)
     return now
@@ -144,7 +148,7 @@ def _findings(
         places = [p for p in one.places if not (fresh and _doubtful(context, p, now))]
         documents = [d for p in places if (d := context.archive.document(p.key)) is not None]
         octets += sum(context.archive.octets(p.key) for p in places)
-        failures = [f for p in one.places if (f := context.archive.failure(p.key))]
+        failures = [f for p in one.places if (f := context.archive.failure(p.key) or context.archive.failure(p.uri))]
         parts.append((one.link, one.given + _evidence(documents), failures))
     count = sum(len(evidence.crls) + len(evidence.responses) for _, evidence, _ in parts)
     seconds = count * DOCUMENT_SECONDS + octets * OCTET_SECONDS

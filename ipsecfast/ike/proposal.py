@@ -113,6 +113,8 @@ def _check_additional(proposal: Proposal) -> None:
 
 def _row(word: str, protocol: ProtocolId) -> Algorithm:
     row = BY_KEYWORD.get(word)
+    if row is not None and row.missing:
+        raise ProposalError(f"'{word}' can't be used: {row.missing}")
     if row is not None and _usable(row, protocol):
         if row.transform.type in _KEY_EXCHANGES and row.transform.id in ML_KEM and not HAS_ML_KEM:
             raise ProposalError(f"'{word}' needs the Python package cryptography built on OpenSSL 3.5 or newer")
@@ -129,7 +131,8 @@ def _row(word: str, protocol: ProtocolId) -> Algorithm:
 
 
 def _usable(row: Algorithm, protocol: ProtocolId) -> bool:
-    return row.transform.type in _TYPES_OF[protocol] and (protocol == ProtocolId.IKE or row.esp)
+    possible = row.transform.type in _TYPES_OF[protocol] and not row.missing
+    return possible and (protocol == ProtocolId.IKE or row.esp)
 
 
 def _check_encryption(rows: Sequence[Algorithm], protocol: ProtocolId) -> None:

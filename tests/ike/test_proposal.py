@@ -142,7 +142,8 @@ def test_transforms_that_we_do_not_have_are_named_too() -> None:
     assert transform_text(Transform(ENCR, 23, 192)) == "ENCR_CAMELLIA_CBC_192"
     assert transform_text(Transform(KE, 999)) == "KE_999"
     assert transform_text(Transform(TransformType(13), 1)) == "UNKNOWN_13_1"
-    assert transform_text(Transform(TransformType.ADDKE1, 35)) == "ML_KEM_512"
+    assert transform_text(Transform(TransformType.ADDKE1, 1)) == "MODP_768"
+    assert transform_text(Transform(TransformType.ADDKE1, 35)) == "ke1_mlkem512"
     assert transform_text(Transform(ENCR, 20, 128, b"\x80\x0f\x00\x00")) == "ENCR_AES_GCM_16_128+"
 
 
@@ -414,3 +415,11 @@ def test_ml_kem_where_openssl_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768")
     assert ike("aes256gcm16-prfsha384-x25519-ke1_none")
+
+
+@pytest.mark.parametrize("word", ["mlkem512", "ke1_mlkem512"])
+def test_what_has_a_name_and_is_missing_here(word: str) -> None:
+    with pytest.raises(
+        ProposalError, match=f"'{word}' can't be used: the Python package cryptography has no ML-KEM-512"
+    ):
+        parse_proposal(f"aes128gcm16-prfsha256-x25519-{word}", ProtocolId.IKE)

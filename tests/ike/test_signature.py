@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
 from ipsecfast.configured import PrivateKey
 from ipsecfast.ike import signature
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, HashAlgorithm
+from ipsecfast.pki import KeyType, make_authority
 
 OCTETS = b"IKE_SA_INIT, nonce, identity"
 ALL = frozenset(signature.SUPPORTED_HASHES)
@@ -117,3 +119,23 @@ def test_short_rsa_keys_are_refused() -> None:
     method, data = signature.sign(short, OCTETS, [HashAlgorithm.SHA2_256], pss=False)
     with pytest.raises(AuthenticationFailed, match="too short"):
         signature.verify(short.public_key(), method, data, OCTETS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "oid"),
+    [(KeyType.ML_DSA_44, 17), (KeyType.ML_DSA_65, 18), (KeyType.ML_DSA_87, 19)],
+)
+def test_ml_dsa_as_the_draft_has_it(kind: KeyType, oid: int) -> None:
+    """draft-ietf-ipsecme-ikev2-pqc-auth: method 14, the OID of the parameter set without parameters (RFC 9881), the
+    octets themselves (Identity hash, pure ML-DSA), an empty context; only for a peer that knows the Identity hash."""
+    key = make_authority("Root", kind).key
+    method, data = signature.sign(key, b"octets", {HashAlgorithm.IDENTITY}, pss=False)
+    identifier = bytes.fromhex(f"300b06096086480165030403{oid:02x}")
+    assert (method, data[0], data[1:14]) == (AuthMethod.DIGITAL_SIGNATURE, 13, identifier)
+    public = key.public_key()
+    assert isinstance(public, mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey)
+    public.verify(data[14:], b"octets", b"")
+    with pytest.raises(InvalidSignature):
+        public.verify(data[14:], b"octets", b"a context")
+    with pytest.raises(AuthenticationFailed, match="can make none"):
+        signature.sign(key, b"octets", {HashAlgorithm.SHA2_256}, pss=False)

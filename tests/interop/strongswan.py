@@ -27,7 +27,7 @@ PLUGINS = (
     "random nonce openssl kdf pem pkcs1 x509 pubkey revocation hmac sha1 sha2 aes gcm {esp} kernel-netlink "
     "socket-default vici"
 )
-PLUGINS_6 = "random nonce openssl pem pkcs1 x509 pubkey gcm {esp} kernel-netlink socket-default vici"
+PLUGINS_6 = "random nonce openssl pem pkcs1 x509 pubkey revocation curl gcm {esp} kernel-netlink socket-default vici"
 STRONGSWAN_CONF = """
 {section} {{
   load_modular = no

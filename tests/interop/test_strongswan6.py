@@ -16,11 +16,14 @@ import pytest
 import strongswan
 from against_strongswan import GENTLE, OURS, THEIRS, Tunnel, our_config, their_connection
 from conftest import StartGateway
+from revocations import octets, response_of
 from strongswan import Release, StrongSwan
 from test_gateway_workers import own_sas
+from test_strongswan_credentials import Authority, finding, refused, responder
 
 from ipsecfast.lab.netns import B, TwoSites
 from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, Stream, wait_for
+from ipsecfast.pki import Pointers
 
 pytestmark = pytest.mark.matrix
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
@@ -136,3 +139,50 @@ def spis(gateway: GatewayProcess) -> set[str]:
 
 def renewed(gateway: GatewayProcess, before: set[str]) -> bool:
     return len(own_sas(gateway)) == len(before) and not spis(gateway) & before
+
+
+# -- OCSP inside IKE (RFC 4806), which release 5.9 has not -------------------------------------------------------------
+
+THEIR_OWN = "http://127.0.0.1:8081"  # of their gateway alone: what we know of it came inside IKE
+
+
+@pytest.fixture
+def authority(peer: StrongSwan) -> Iterator[Authority]:
+    """Where both daemons see it."""
+    with tempfile.TemporaryDirectory(prefix="authority-", dir=peer.folder) as folder:
+        yield Authority.make(Path(folder), Pointers((), (THEIR_OWN,)))
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_they_bring_an_ocsp_response(
+    sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, authority: Authority, side: str
+) -> None:
+    """We ask and are strict; they fetch it from a responder that we can't reach."""
+    peer.load(authority.theirs(peer.release, more="ocsp = reply"))
+    config = authority.ours(revocation="strict")
+    config["connections"]["net"]["ocsp"] = "request"
+    with responder(sites.b.gateway, authority):
+        tunnel = Tunnel(start_gateway(sites.a.gateway, config), peer, sites.a.host)
+        tunnel.up(side)
+        assert 'says the OCSP response by "CN=Root" of ' in finding(tunnel.ours)["text"]
+        tunnel.down(OURS)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_we_bring_an_ocsp_response(
+    sites: TwoSites, start_gateway: StartGateway, peer: StrongSwan, authority: Authority, side: str
+) -> None:
+    """They ask and are strict, and no responder answers: ours comes from a file. Another one's is not enough."""
+    peer.load(authority.theirs(peer.release, more="ocsp = request", more_remote="revocation = strict"))
+    response = authority.folder / "a.ocsp"
+    config = authority.ours()
+    config["connections"]["net"]["local"]["ocsp_responses"] = [str(response)]
+    for certificate, enough in ((authority.b.certificate, False), (authority.a.certificate, True)):
+        response.write_bytes(octets(response_of(certificate, authority.ca)))
+        tunnel = Tunnel(start_gateway(sites.a.gateway, config), peer, sites.a.host)
+        if enough:
+            tunnel.up(side)
+            tunnel.down(OURS)
+        else:
+            assert "AUTHENTICATION_FAILED" in refused(tunnel.ours)
+            tunnel.ours.close()

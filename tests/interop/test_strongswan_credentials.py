@@ -20,7 +20,7 @@ from against_strongswan import OURS, THEIRS, Tunnel, our_config, their_connectio
 from conftest import StartGateway
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from strongswan import StrongSwan
+from strongswan import Release, StrongSwan
 
 from ipsecfast.lab.netns import B, Namespace, TwoSites, stop
 from ipsecfast.lab.testbed import GatewayProcess, TestbedError, wait_for
@@ -67,9 +67,11 @@ class Authority:
         net["remote"] |= {"auth": "pubkey", "cacerts": [self.file("ca.pem")], **remote}
         return config
 
-    def theirs(self, **options: str) -> Any:
+    def theirs(self, release: Release | None = None, **options: str) -> Any:
+        """`release`: whose daemon has another root."""
+        at = (release or Release()).inside(self.folder)
         return their_connection(
-            auth="pubkey", certs=self.file("b.pem"), cacert=self.file("ca.pem"), key=self.file("b.key"), **options
+            auth="pubkey", certs=f"{at}/b.pem", cacert=f"{at}/ca.pem", key=self.file("b.key"), **options
         )
 
 

@@ -199,6 +199,29 @@ def test_who_does_not_answer_is_not_asked_by_every_ike_sa() -> None:
     assert p.fetched == [CRL_URI] * 2
 
 
+def test_a_responder_that_is_down_is_not_asked_about_every_certificate() -> None:
+    """Each certificate of a path has its own answer; that there is none holds for all of them, for a while."""
+    middle = make_authority("Middle", KeyType.ECDSA256, issuer=root(), pointers=OCSP_ONLY)
+    leaf = make_certificate(["a.test"], KeyType.ECDSA256, middle, pointers=OCSP_ONLY)
+    one = gateway("a")
+    one = replace(one, local=replace(one.local, certificates=(leaf.certificate, middle.certificate), key=leaf.key))
+    p = pair(one, gateway("b")).up()
+    assert p.fetched == [OCSP_URI] * 2  # at once, before anybody knew
+    other = make_certificate(["a.test"], KeyType.ECDSA256, root(), pointers=OCSP_ONLY)
+    p.a.endpoint.connections["ab"].config = replace(
+        one, local=replace(one.local, certificates=(other.certificate,), key=other.key)
+    )
+    p.a.terminate()
+    p.run(1.0)
+    p.up()
+    assert p.fetched == [OCSP_URI] * 2
+    assert f"{OCSP_URI}: nobody answers" in states(p, "b")[0][1]
+    p.a.terminate()
+    p.run(60.0)
+    p.up()
+    assert p.fetched == [OCSP_URI] * 3
+
+
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\x30\x03abc", b"-----BEGIN X509 CRL-----"])
 def test_what_comes_is_something_else(data: bytes) -> None:
     text = refused(pair(gateway("a", BOTH), gateway("b", policy=STRICT), crl=lambda _: data, ocsp=lambda _: data), "b")
