@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network, summarize_address_range
@@ -39,6 +39,7 @@ from ipsecfast.model import (
     PolicyAction,
     TrafficSelector,
 )
+from ipsecfast.route_messages import RouteMessage, RouteSocket
 
 T = TypeVar("T")
 
@@ -283,6 +284,8 @@ class TunNetwork:
         self._index = 0
         self._rules: list[dict[str, Any]] = []
         self._routes: dict[IPNetwork, Route] = {}
+        # Made in the thread that asks the kernel, whose network namespace it is of.
+        self._route_socket = netlink.call("open a socket for routes", lambda _: RouteSocket())
 
     # ---- leftovers ----
 
@@ -376,39 +379,33 @@ class TunNetwork:
 
         New ones come before old ones go: no packet misses its tunnel.
         """
-        for network, route in changes.items():
-            if route is not None and self._routes.get(network) != route:
-                self._command(f"add the route to {network}", "route", "replace", **self._route(route))
-                self._routes[network] = route
-        for network, route in changes.items():
-            if route is None and network in self._routes:
-                self._delete_route(self._routes.pop(network))
+        new = {n: r for n, r in changes.items() if r is not None and self._routes.get(n) != r}
+        failures = []
+        for message, failure in self._route_socket.replace(map(self._message, new.values())):
+            if failure is None:
+                self._routes[message.network] = new[message.network]
+            else:
+                failures.append(failure)
+        if not failures:
+            old = [self._routes.pop(n) for n, r in changes.items() if r is None and n in self._routes]
+            failures = self._remove_routes(old)
+        if failures:
+            raise failures[0]
 
-    def _delete_route(self, route: Route) -> None:
-        self._command(f"remove the route to {route.network}", "route", "del", **self._route(route))
+    def _remove_routes(self, routes: Iterable[Route]) -> list[NetlinkError]:
+        removed = self._route_socket.remove(map(self._message, routes))
+        return [failure for _, failure in removed if failure is not None]
 
-    def _route(self, route: Route) -> dict[str, Any]:
-        request: dict[str, Any] = {
-            "family": FAMILIES[route.network.version],
-            "dst": str(route.network),
-            "table": self.table,
-            "proto": OUR_PROTOCOL,
-        }
-        if route.throw:
-            return request | {"type": "throw"}
-        if route.source is not None:
-            request["prefsrc"] = str(route.source)
-        if route.network.version == 4:
-            request["scope"] = SCOPE_LINK
-        return request | {"oif": self._index}
+    def _message(self, route: Route) -> RouteMessage:
+        return RouteMessage(route.network, self.table, OUR_PROTOCOL, None if route.throw else self._index, route.source)
 
     # ---- the end ----
 
     def close(self) -> list[NetlinkError]:
         """Removes routes and rules, last made first; goes on after a failure and returns what failed."""
-        failures = []
-        while self._routes:
-            failures += self._attempt(self._delete_route, self._routes.popitem()[1])
+        failures = self._remove_routes(tuple(reversed(self._routes.values())))
+        self._routes.clear()
+        self._route_socket.close()
         while self._rules:
             failures += self._attempt(self._delete_rule, self._rules.pop())
         return failures
