@@ -218,6 +218,8 @@ class Connection:
                 action = config.dpd_action
             case Cause.PEER_RESTARTED:
                 action = StartAction.START  # it was up until now, and who restarted is there again
+            case Cause.REDIRECTED if child.ike.leaving:
+                action = StartAction.START  # it came about while we were already leaving
             case Cause.EXPIRED:
                 action = config.start_action
             case _:

@@ -190,6 +190,14 @@ def arrived(connection: Connection, now: float) -> None:
             old.context.timers.set(old, Timer.LEAVE, now + old.context.settings.redirect_grace)
 
 
+def hand_over(old: IkeSa, new: IkeSa) -> None:
+    """By a rekey that was under way: what was to go still goes."""
+    new.leaving = old.leaving
+    deadline = old.context.timers.deadline(old, Timer.LEAVE)
+    if deadline is not None:
+        old.context.timers.set(new, Timer.LEAVE, deadline)
+
+
 def stay(connection: Connection) -> None:
     """The new gateway could not be had: the old one goes on serving, until it deletes us."""
     for old in connection.ike_sas():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import resumption
+from ipsecfast.ike import redirect, resumption
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.proposal import has_ml_kem
@@ -59,6 +59,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     old.delayed.clear()
     old.state = IkeState.REKEYED
     drop_pending(old)
+    redirect.hand_over(old, new)
     old.context.timers.clear_all(old)
     old.go_on_waiting(now)
     old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.retransmit.total)

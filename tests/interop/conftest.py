@@ -17,9 +17,10 @@ from peer import Peer
 from strongswan import StrongSwan
 
 from ipsecfast.lab.netns import A, B, Namespace, Site, TwoSites
-from ipsecfast.lab.testbed import GatewayProcess
+from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess
 
 MATRIX = pytest.StashKey[Matrix]()
+PROJECT = Path(__file__).parents[2]
 GATEWAYS = pytest.StashKey[list[GatewayProcess]]()
 StartGateway = Callable[[Namespace, Mapping[str, Any]], GatewayProcess]
 
@@ -128,3 +129,13 @@ def strongswan_guest(guest: LinuxGuest, tmp_path_factory: pytest.TempPathFactory
     daemon = strongswan.in_guest(guest, tmp_path_factory.mktemp("charon"))
     yield daemon
     daemon.close()
+
+
+@pytest.fixture(scope="module")
+def ready_guest(site_a: Site, guest: LinuxGuest) -> LinuxGuest:
+    """The guest takes TCP streams, and knows the way back to host A."""
+    for address in (*B.host, *B.outer):
+        guest.start("env", f"PYTHONPATH={PROJECT}", *TRAFFIC, "tcp-receive", address, "7001")
+    for network, via, source in zip(A.networks, A.outer, B.host, strict=True):
+        guest.run("ip", "route", "add", network, "via", via, "src", source)
+    return guest

@@ -20,12 +20,11 @@ from peer import Credentials, Peer, Trial, fetched
 from strongswan_peer import StrongSwanPeer
 from test_gateway_workers import own_sas
 
-from ipsecfast.lab.netns import A, B, Namespace, Site
-from ipsecfast.lab.testbed import TRAFFIC, GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
+from ipsecfast.lab.netns import Namespace, Site
+from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
 from ipsecfast.lab.traffic import ping
 
 pytestmark = pytest.mark.matrix
-PROJECT = Path(__file__).parents[2]
 PATIENCE = 60.0  # seconds, where packets are lost
 
 
@@ -49,16 +48,6 @@ def openiked(guest: LinuxGuest) -> Peer | str:
 
 
 PEERS = {"strongswan5": strongswan_5, "strongswan6": strongswan_6, "libreswan": libreswan, "openiked": openiked}
-
-
-@pytest.fixture(scope="module")
-def ready_guest(site_a: Site, guest: LinuxGuest) -> LinuxGuest:
-    """The guest takes TCP streams, and knows the way back to host A."""
-    for address in (*B.host, *B.outer):
-        guest.start("env", f"PYTHONPATH={PROJECT}", *TRAFFIC, "tcp-receive", address, "7001")
-    for network, via, source in zip(A.networks, A.outer, B.host, strict=True):
-        guest.run("ip", "route", "add", network, "via", via, "src", source)
-    return guest
 
 
 @pytest.fixture(scope="module")

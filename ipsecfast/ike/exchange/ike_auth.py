@@ -93,7 +93,7 @@ class Authentication(Exchange):
             self.abandoned(sa, now)
             redirect.leave_unserved(sa, away, now)
             return
-        sa.establish(now)
+        sa.establish(now, initial_contact=message.notify(NotifyType.INITIAL_CONTACT) is not None)  # s2.4: either may
         resumption.take(sa, message)
         auth_lifetime.obey(sa, message, now)
         self._child(sa, message, now)

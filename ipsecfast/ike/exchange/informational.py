@@ -207,7 +207,8 @@ def _reported(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
     if notify.notify_type in FATAL:
         sa.close(Cause.REFUSED, now)
     elif notify.notify_type == NotifyType.INVALID_SPI and len(notify.data) == ESP_SPI_LENGTH:
-        # s1.5, authentic: the peer lost a Child SA that we use. If it did, CHILD_SA_NOT_FOUND makes us start anew.
+        # s1.5, authentic: the peer lost a Child SA that we use. If it did, CHILD_SA_NOT_FOUND makes us start anew. A
+        # young one it may not have had yet when our first packet came.
         child = sa.child_by_outbound(int.from_bytes(notify.data, "big"))
-        if child is not None:
+        if child is not None and now - child.established_at >= sa.context.settings.retry[0]:
             sa.rekey_child(child, now)

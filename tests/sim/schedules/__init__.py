@@ -6,12 +6,21 @@
 A family ends with both sides at rest; the invariants of `simulation` are checked after every step and at the end.
 """
 
-from schedules import disturbances, extensions, meshes, rekeys, resources, setups  # each registers its families
+from schedules import (
+    comebacks,
+    disturbances,
+    extensions,
+    meshes,
+    rekeys,
+    resources,
+    setups,
+)  # each registers its families
 from schedules.schedule import FAMILIES, Schedule, run_schedule
 
 __all__ = [
     "FAMILIES",
     "Schedule",
+    "comebacks",
     "disturbances",
     "extensions",
     "meshes",
