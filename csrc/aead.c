@@ -51,6 +51,13 @@ const char *ipsf_engine_name(size_t index)
 	return NULL;
 }
 
+const char *ipsf_engine_version(const char *name)
+{
+	const struct ipsf_aead_engine *engine = ipsf_aead_find(name);
+
+	return engine ? engine->version() : NULL;
+}
+
 const char *ipsf_engine_choose(const char *name)
 {
 	const struct ipsf_aead_engine *engine = ipsf_aead_find(name);

@@ -32,6 +32,7 @@ static_assert(sizeof(struct ipsf_aead_op) == IPSF_CACHE_LINE, "one packet's work
 struct ipsf_aead_engine {
 	const char *name;
 	bool (*available)(void); /* does this machine have what it needs */
+	const char *(*version)(void); /* of its library, as that runs */
 	size_t key_size;         /* bytes of an expanded key, aligned to a cache line, zeroed before the first key_set() */
 	/*
 	 * Expands an AES key, without salt, over what was there: nothing of that is left. May take memory the first time, and when the

@@ -127,6 +127,7 @@ static bool ipsecmb_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, un
 const struct ipsf_aead_engine ipsf_aead_ipsecmb = {
 	.name = "ipsec-mb",
 	.available = ipsecmb_available,
+	.version = imb_get_version_str,
 	.key_size = sizeof(struct ipsf_aead_key),
 	.key_set = ipsecmb_key_set,
 	.key_clear = ipsecmb_key_clear,

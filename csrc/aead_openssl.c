@@ -18,6 +18,7 @@
  */
 #include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/params.h>
 #include <openssl/provider.h>
@@ -104,6 +105,11 @@ static bool openssl_available(void)
 {
 	pthread_once(&once, set_up);
 	return found_all;
+}
+
+static const char *openssl_version(void)
+{
+	return OpenSSL_version(OPENSSL_VERSION);
 }
 
 static const struct cipher *cipher_of(size_t key_length)
@@ -203,6 +209,7 @@ static bool openssl_open(struct ipsf_aead_key *key, struct ipsf_aead_op *ops, un
 const struct ipsf_aead_engine ipsf_aead_openssl = {
 	.name = "openssl",
 	.available = openssl_available,
+	.version = openssl_version,
 	.key_size = sizeof(struct ipsf_aead_key),
 	.key_set = openssl_key_set,
 	.key_clear = openssl_key_clear,

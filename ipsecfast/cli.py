@@ -46,12 +46,25 @@ First steps:
     epilog=FIRST_STEPS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, prog_name="ipsecfast")
+@click.option("--version", is_flag=True, help="Show the versions of ipsecfast and of its AEAD engines' libraries.")
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, version: bool) -> None:
     """An IPsec gateway in user space: IKEv2, ESP, one TOML file."""
+    if version:
+        click.echo(versions())
+        context.exit()
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+def versions() -> str:
+    try:
+        from ipsecfast.values import ENGINE_VERSIONS
+    except ModuleNotFoundError:
+        return f"ipsecfast, version {__version__} (its extension modules are not built)"
+    return "\n".join(
+        [f"ipsecfast, version {__version__}", *(f"{name}: {said}" for name, said in ENGINE_VERSIONS.items())]
+    )
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:

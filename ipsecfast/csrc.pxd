@@ -112,6 +112,7 @@ cdef extern from "ipsecfast.h" nogil:
 
     size_t ipsf_engine_count()
     const char *ipsf_engine_name(size_t index)
+    const char *ipsf_engine_version(const char *name)
     const char *ipsf_engine_choose(const char *name)
 
     int ipsf_sa_out_new(const ipsf_sa_params *params, const char *engine, ipsf_sa_out **sa)

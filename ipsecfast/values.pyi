@@ -6,6 +6,7 @@ from typing import Self, final
 from ipsecfast.model import NextHop, Policy, SaParams
 
 ENGINES: tuple[str, ...]
+ENGINE_VERSIONS: dict[str, str]
 DROP_REASONS: tuple[str, ...]
 DROP_HELP: tuple[str, ...]
 

@@ -33,6 +33,7 @@ cdef extern from "string.h" nogil:
     void explicit_bzero(void *data, size_t size)
 
 ENGINES = tuple([csrc.ipsf_engine_name(i).decode() for i in range(csrc.ipsf_engine_count())])
+ENGINE_VERSIONS = {name: csrc.ipsf_engine_version(name.encode()).decode() for name in ENGINES}
 DROP_REASONS = tuple([csrc.ipsf_drop_text(i).decode() for i in range(csrc.IPSF_DROP_COUNT)])
 DROP_HELP = tuple([csrc.ipsf_drop_help(i).decode() for i in range(csrc.IPSF_DROP_COUNT)])
 

@@ -122,6 +122,8 @@ struct ipsf_packets {
 
 size_t ipsf_engine_count(void);
 const char *ipsf_engine_name(size_t index);
+/* What the engine's library says of its version; NULL when there is no engine of that name. */
+const char *ipsf_engine_version(const char *name);
 /* Resolves "auto" (or NULL) to the engine that is best on this machine; NULL when there is none of that name. */
 const char *ipsf_engine_choose(const char *name);
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import subprocess
@@ -14,13 +13,14 @@ import ipsecfast
 
 def machine() -> dict[str, str | int]:
     """`commit` is that of the working copy that the package lies in, with a plus sign if it was changed, or ""."""
+    from ipsecfast.values import ENGINE_VERSIONS  # tables and comparisons of reports do without the extension modules
+
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "openssl": library_version("libcrypto.so.3", "OpenSSL_version", 0),
-        "ipsec-mb": library_version("libIPSec_MB.so.1", "imb_get_version_str"),
+        **{engine: ENGINE_VERSIONS.get(engine, "not here") for engine in ("openssl", "ipsec-mb")},
         "ipsecfast": ipsecfast.__version__,
         "commit": commit(),
     }
@@ -48,16 +48,6 @@ def cycles_a_nanosecond() -> float:
         if line.startswith("cpu MHz"):
             return float(line.partition(":")[2]) / 1000
     return 0.0
-
-
-def library_version(library: str, function: str, *arguments: int) -> str:
-    """Of a library that the extensions are linked with."""
-    try:
-        ask = getattr(ctypes.CDLL(library), function)
-    except (OSError, AttributeError):
-        return "not here"
-    ask.restype = ctypes.c_char_p
-    return (ask(*arguments) or b"unknown").decode()
 
 
 def commit() -> str:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from ipsecfast import __version__
 from ipsecfast.cli import main
+from ipsecfast.values import ENGINE_VERSIONS, ENGINES
 
 CONFIG = """
 [connections.b]
@@ -39,6 +41,16 @@ def config(tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_version_names_the_libraries_that_run() -> None:
+    said = run("--version")
+    assert said.exit_code == 0
+    assert said.output.splitlines()[0] == f"ipsecfast, version {__version__}"
+    assert [line.partition(":")[0] for line in said.output.splitlines()[1:]] == list(ENGINE_VERSIONS)
+    assert set(ENGINE_VERSIONS) == set(ENGINES)
+    assert ENGINE_VERSIONS["openssl"].startswith("OpenSSL 3.")
+    assert f"openssl: {ENGINE_VERSIONS['openssl']}" in said.output
 
 
 class Answers:
