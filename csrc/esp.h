@@ -9,20 +9,20 @@
 #define IPSF_ESP_TEXT (IPSF_ESP_HEADER + IPSF_ESP_IV) /* where the ciphertext begins */
 #define IPSF_ESP_ALIGN 4u
 
-/* RFC 4106 s5: the AAD is SPI and sequence number, 32 or (ESN) 64 bits; s4: the nonce is salt and IV. */
-static inline void ipsf_esp_op(struct ipsf_aead_op *op, uint32_t spi, uint64_t sequence, bool esn, const uint8_t salt[4],
-			       uint64_t iv)
+/*
+ * RFC 4106 s5: the AAD is SPI and sequence number, 32 bits of it as in the ESP header, or (ESN) 64; s4: the nonce is salt and IV.
+ * Both stand in esp already.
+ */
+static inline void ipsf_esp_op(struct ipsf_aead_op *op, const uint8_t *esp, uint64_t sequence, bool esn, const uint8_t salt[4])
 {
+	memcpy(op->aad, esp, IPSF_ESP_HEADER);
+	op->aad_length = IPSF_ESP_HEADER;
 	if (IPSF_UNLIKELY(esn)) {
-		ipsf_write32(op->aad, spi);
 		ipsf_write64(op->aad + 4, sequence);
 		op->aad_length = 12;
-	} else {
-		ipsf_write64(op->aad, (uint64_t)spi << 32 | (uint32_t)sequence);
-		op->aad_length = 8;
 	}
 	memcpy(op->nonce, salt, 4);
-	ipsf_write64(op->nonce + 4, iv);
+	memcpy(op->nonce + 4, esp + IPSF_ESP_HEADER, IPSF_ESP_IV);
 }
 
 /*

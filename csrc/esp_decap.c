@@ -36,7 +36,7 @@ static inline void prepare(const struct ipsf_sa_in *sa, const struct ipsf_packet
 	const uint32_t length = packet->length;
 	uint8_t *const to = packet->data;
 
-	ipsf_esp_op(op, sa->spi, packet->sequence, sa->esn, sa->salt, ipsf_read64(esp + IPSF_ESP_HEADER));
+	ipsf_esp_op(op, esp, packet->sequence, sa->esn, sa->salt);
 	op->source = esp + IPSF_ESP_TEXT;
 	op->destination = to + IPSF_ESP_TEXT;
 	op->length = length - IPSF_ESP_TEXT - IPSF_ICV_SIZE;
@@ -142,17 +142,14 @@ static inline bool same_tos(const struct ipsf_sa_in *sa, const struct ipsf_packe
 	return !sa->copy_dscp && (outer == IPSF_NOT_ECT || outer == (ipsf_ip_tos(packet) & 3u));
 }
 
-static inline enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+/* The inner packet is there. */
+static inline enum ipsf_drop finish_tunnel(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, unsigned version)
 {
-	const uint8_t expected = next_header == IPSF_PROTO_IPV4 ? 4 : next_header == IPSF_PROTO_IPV6 ? 6 : 0;
-
-	if (!expected)
-		return IPSF_DROP_BAD_TRAILER;
-	if (!ipsf_ip_parse(packet))
+	if (IPSF_UNLIKELY(!ipsf_ip_parse(packet)))
 		return packet->drop;
-	if (packet->version != expected)
+	if (IPSF_UNLIKELY(packet->version != version))
 		return IPSF_DROP_MALFORMED;
-	if (!allowed(sa, packet))
+	if (IPSF_UNLIKELY(!allowed(sa, packet)))
 		return IPSF_DROP_SELECTOR;
 	return IPSF_LIKELY(same_tos(sa, packet)) ? IPSF_DROP_NONE : take_tos(sa, packet);
 }
@@ -174,25 +171,28 @@ static enum ipsf_drop finish_transport(const struct ipsf_sa_in *sa, struct ipsf_
 	return IPSF_DROP_NONE;
 }
 
-static inline enum ipsf_drop finish_inner(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
+static enum ipsf_drop finish_any(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, int next_header)
 {
 	if (next_header < 0)
 		return IPSF_DROP_BAD_TRAILER;
 	if (next_header == IPSF_PROTO_NONE) /* RFC 4303 s2.6 */
 		return IPSF_DROP_DUMMY;
-	return sa->mode == IPSF_MODE_TUNNEL ? finish_tunnel(sa, packet, next_header) : finish_transport(sa, packet, next_header);
+	if (sa->mode == IPSF_MODE_TRANSPORT)
+		return finish_transport(sa, packet, next_header);
+	if (next_header == IPSF_PROTO_IPV4)
+		return finish_tunnel(sa, packet, 4);
+	return next_header == IPSF_PROTO_IPV6 ? finish_tunnel(sa, packet, 6) : IPSF_DROP_BAD_TRAILER;
 }
 
-/* From an authentic ESP packet to the inner one, or a drop reason; the bytes that ESP protected. */
-static inline uint32_t finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet)
+/* From an authentic ESP packet to the inner one, or a drop reason; *bytes grows by what ESP protected. */
+static inline enum ipsf_drop finish(const struct ipsf_sa_in *sa, struct ipsf_packet *packet, uint64_t *bytes)
 {
 	const int next_header = cut_esp(packet);
-	const uint32_t bytes = packet->length;
-	const enum ipsf_drop reason = finish_inner(sa, packet, next_header);
 
-	if (IPSF_UNLIKELY(reason))
-		packet->drop = (uint8_t)reason;
-	return bytes;
+	*bytes += packet->length;
+	if (IPSF_LIKELY(next_header == IPSF_PROTO_IPV4 && sa->mode == IPSF_MODE_TUNNEL))
+		return finish_tunnel(sa, packet, 4);
+	return finish_any(sa, packet, next_header);
 }
 
 static bool same_path(const struct ipsf_path *a, const struct ipsf_path *b)
@@ -294,10 +294,12 @@ static bool accept(struct ipsf_sa_in *sa, struct ipsf_packet *const *packets, un
 		} else if (IPSF_UNLIKELY(!ipsf_window_update(window, packet->sequence))) { /* twice in one batch */
 			dropped |= !refuse(packet, IPSF_DROP_REPLAY);
 		} else {
+			const enum ipsf_drop reason = finish(sa, packet, &bytes);
+
 			newest = ahead ? packet : newest;
 			authentic++;
-			bytes += finish(sa, packet);
-			dropped |= packet->drop;
+			if (IPSF_UNLIKELY(reason))
+				dropped |= !refuse(packet, reason);
 		}
 	}
 	o->newest = newest;

@@ -58,9 +58,9 @@ static inline struct outer outer_of(const struct ipsf_sa_out *sa, bool tunnel)
  * packet before it came through the TUN device, as it will forward what decap yields; a second decrement would count this gateway
  * twice.
  */
-static inline void decide_outer(const struct outer *outer, struct ipsf_packet *packet)
+static inline void decide_outer(const struct outer *outer, bool ipv4, struct ipsf_packet *packet)
 {
-	packet->tos = ipsf_ip_tos(packet) & outer->tos;
+	packet->tos = (IPSF_LIKELY(ipv4) ? packet->data[1] : ipsf_ip_tos(packet)) & outer->tos;
 	packet->flags &= outer->flags;
 	packet->path = outer->path;
 	packet->carrier = outer->carrier;
@@ -80,9 +80,9 @@ static inline bool has_room(const struct ipsf_packet *packet)
 }
 
 /* What can be sealed has room for ESP, and in transport mode an IP header that the outer one can replace. */
-static inline bool admit(const struct outer *outer, bool tunnel, struct ipsf_packet *packet)
+static inline bool admit(const struct outer *outer, bool tunnel, bool ipv4, struct ipsf_packet *packet)
 {
-	decide_outer(outer, packet);
+	decide_outer(outer, ipv4, packet);
 	if (!tunnel && !cut_ip_header(outer->path, packet))
 		return false;
 	if (IPSF_LIKELY(has_room(packet)))
@@ -132,11 +132,11 @@ static inline uint32_t write_trailer(uint8_t *end, uint32_t length, uint8_t next
 	return pad + IPSF_ESP_TRAILER;
 }
 
-static inline uint8_t next_header(bool tunnel, const struct ipsf_packet *packet)
+static inline uint8_t next_header(bool tunnel, bool ipv4, const struct ipsf_packet *packet)
 {
 	if (!tunnel)
 		return packet->protocol;
-	return IPSF_LIKELY(packet->version == 4) ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
+	return IPSF_LIKELY(ipv4) ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6;
 }
 
 /*
@@ -149,9 +149,9 @@ static inline uint32_t prepare(const struct ipsf_sa_out *sa, struct ipsf_packet 
 	uint8_t *const text = packet->data, *const esp = text - IPSF_ESP_TEXT;
 	const uint32_t length = packet->length, trailer = write_trailer(text + length, length, next), sealed = length + trailer;
 
-	ipsf_esp_op(op, sa->spi, sequence, sa->esn, sa->salt, sequence);
 	ipsf_write64(esp, (uint64_t)sa->spi << 32 | (uint32_t)sequence);
 	ipsf_write64(esp + IPSF_ESP_HEADER, sequence);
+	ipsf_esp_op(op, esp, sequence, sa->esn, sa->salt);
 	op->source = op->destination = text;
 	op->length = sealed;
 	op->icv = text + sealed;
@@ -190,15 +190,16 @@ static inline __attribute__((always_inline)) void number(const struct ipsf_sa_ou
 
 	for (unsigned i = 0; i < n; i++) {
 		struct ipsf_packet *packet = packets[i];
+		const bool ipv4 = packet->version == 4;
 
-		if (IPSF_UNLIKELY(!admit(&outer, tunnel, packet)))
+		if (IPSF_UNLIKELY(!admit(&outer, tunnel, ipv4, packet)))
 			continue;
 		if (IPSF_UNLIKELY(sequence == end)) {
 			drop(packet, beyond(sa, end));
 			s->refused++;
 			continue;
 		}
-		bytes += prepare(sa, packet, sequence++, next_header(tunnel, packet), op++);
+		bytes += prepare(sa, packet, sequence++, next_header(tunnel, ipv4, packet), op++);
 	}
 	s->bytes = bytes;
 	s->used = (unsigned)(sequence - s->first);
@@ -271,7 +272,7 @@ bool ipsf_esp_outer(const struct ipsf_sa_out *sa, struct ipsf_packet *packet)
 	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
 	const struct outer outer = outer_of(sa, tunnel);
 
-	decide_outer(&outer, packet);
+	decide_outer(&outer, packet->version == 4, packet);
 	return tunnel || cut_ip_header(outer.path, packet);
 }
 

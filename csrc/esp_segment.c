@@ -64,7 +64,7 @@ static uint32_t seal_segment(const struct cut *cut, unsigned i, uint32_t *datagr
 	ipsf_write32(esp, cut->sa->spi);
 	ipsf_write32(esp + 4, (uint32_t)sequence);
 	ipsf_write64(esp + 8, sequence);
-	ipsf_esp_op(&op, cut->sa->spi, sequence, cut->sa->esn, cut->sa->salt, sequence);
+	ipsf_esp_op(&op, esp, sequence, cut->sa->esn, cut->sa->salt);
 	if (IPSF_LIKELY(cut->key))
 		cut->sa->key.cache->engine->seal(cut->key, &op, 1);
 	memcpy(text + length, saved, SAVED);

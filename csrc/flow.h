@@ -59,10 +59,10 @@ static inline void ipsf_flow_of(const struct ipsf_packet *packet, struct ipsf_fl
 	flow->word[4] = ipsf_flow_rest(kind == IPSF_PORTS_KNOWN ? packet->ports : 0, packet->version, packet->protocol, kind);
 }
 
+/* The low bits of the upper half depend on every bit of both. */
 static inline uint64_t ipsf_flow_mix(uint64_t a, uint64_t b)
 {
-	const unsigned __int128 product = (unsigned __int128)a * b;
-	return (uint64_t)product ^ (uint64_t)(product >> 64);
+	return (uint64_t)(((unsigned __int128)a * b) >> 64);
 }
 
 static inline struct ipsf_flow_line *ipsf_flow_cache_set(struct ipsf_flow_cache *cache, uint64_t addresses, uint64_t rest)

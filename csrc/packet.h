@@ -139,15 +139,44 @@ struct ipsf_volume {
 	uint64_t packets, bytes;
 };
 
+/* Packets of the wire; segments is 0 where no packet has any. */
+static inline uint64_t ipsf_batch_count(const struct ipsf_batch *batch, unsigned segments)
+{
+	uint64_t packets = batch->n;
+
+	for (unsigned i = 0; i < batch->n && segments; i++)
+		packets += ipsf_packet_count(batch->packet[i]) - 1;
+	return packets;
+}
+
 static inline struct ipsf_volume ipsf_batch_volume(const struct ipsf_batch *batch)
 {
-	struct ipsf_volume volume = {0, 0};
+	unsigned segments = 0;
+	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < batch->n; i++) {
-		volume.packets += ipsf_packet_count(batch->packet[i]);
-		volume.bytes += batch->packet[i]->length;
+		segments |= batch->packet[i]->segments;
+		bytes += batch->packet[i]->length;
 	}
-	return volume;
+	return (struct ipsf_volume){ipsf_batch_count(batch, segments), bytes};
+}
+
+/* Sweeps, and tells what is left: mostly all, and then one look at each packet tells both. */
+static inline struct ipsf_volume ipsf_batch_settle(struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
+{
+	struct ipsf_volume volume = {batch->n, 0};
+	unsigned unusual = 0;
+
+	for (unsigned i = 0; i < batch->n; i++) {
+		const struct ipsf_packet *packet = batch->packet[i];
+
+		unusual |= packet->drop | packet->segments;
+		volume.bytes += packet->length;
+	}
+	if (IPSF_LIKELY(!unusual))
+		return volume;
+	ipsf_batch_sweep(batch, drops);
+	return ipsf_batch_volume(batch);
 }
 
 /* Recycles everything that is left: the batch was sent. */

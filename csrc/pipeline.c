@@ -150,14 +150,17 @@ static void choose_any(struct ipsf_pipeline *p, struct choice *choice, struct ip
 /* Every packet has its SA, or is marked, or a BYPASS packet. */
 static void choose(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_batch *batch)
 {
+	uint64_t bytes = 0;
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
 		choice->segments |= packet->segments;
+		bytes += packet->length;
 		if (IPSF_LIKELY(ipsf_ip_parse_plain(packet)))
 			decide(p, choice, ipsf_flow_cache_lookup_plain(p->flows, choice->spd, choice->generation, packet), packet);
 		else
 			choose_any(p, choice, packet);
 	}
+	p->received = (struct ipsf_volume){ipsf_batch_count(batch, choice->segments), bytes};
 }
 
 /* Packets of one SA from the first on that one call seals: a super-packet alone, or those before the next. */
@@ -345,8 +348,10 @@ static bool assign(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 	uint64_t spi = NO_SPI;
 	bool transport = false;
 	unsigned classified = 0, marked = 0;
+	uint64_t bytes = 0;
 	for (unsigned i = 0; i < batch->n; i++) {
 		struct ipsf_packet *packet = batch->packet[i];
+		bytes += packet->length;
 		if (IPSF_LIKELY(packet->length >= IPSF_ESP_HEADER && ipsf_read32(packet->data) == spi)) {
 			packet->sa.in = last;
 		} else {
@@ -364,6 +369,7 @@ static bool assign(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 			marked |= packet->drop;
 		}
 	}
+	p->received = (struct ipsf_volume){batch->n, bytes};
 	if (IPSF_UNLIKELY(marked))
 		ipsf_batch_sweep(batch, p->drops);
 	return classified == 1 && !marked;

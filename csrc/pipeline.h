@@ -31,6 +31,7 @@ struct ipsf_pipeline {
 	struct ipsf_hold hold;
 	struct ipsf_desk *desk;                   /* where packets of other workers' SAs go; NULL: there is no other inbound worker */
 	struct ipsf_rate unknown_spi;
+	struct ipsf_volume received;              /* what the last batch held in the beginning */
 	uint64_t consumed, handed_over;           /* since the worker last looked */
 	uint64_t drops[IPSF_DROP_COUNT + 1];      /* likewise; the last: IPSF_TAKEN */
 };

@@ -325,18 +325,16 @@ static void spend(struct ipsf_stage_bench *b, enum ipsf_stage stage, uint64_t si
 	b->ticks[stage] += ipsf_ticks() - since;
 }
 
-/* What a worker counts before and after a journey. */
-static void count_received(struct ipsf_stage_bench *b, const struct ipsf_batch *batch, enum ipsf_direction direction)
+/* What a worker counts before and after it sends. */
+static void count_received(struct ipsf_stage_bench *b, enum ipsf_direction direction)
 {
-	const struct ipsf_volume received = ipsf_batch_volume(batch);
-	ipsf_stats_add(&b->stats.rx_packets[direction], received.packets);
-	ipsf_stats_add(&b->stats.rx_bytes[direction], received.bytes);
+	ipsf_stats_add(&b->stats.rx_packets[direction], b->pipeline.received.packets);
+	ipsf_stats_add(&b->stats.rx_bytes[direction], b->pipeline.received.bytes);
 }
 
 static void count_sent(struct ipsf_stage_bench *b, struct ipsf_batch *batch, enum ipsf_direction direction)
 {
-	ipsf_batch_sweep(batch, b->pipeline.drops); /* what the port refused */
-	const struct ipsf_volume sent = ipsf_batch_volume(batch);
+	const struct ipsf_volume sent = ipsf_batch_settle(batch, b->pipeline.drops); /* what the port refused is no part of it */
 	ipsf_stats_add(&b->stats.tx_packets[direction], sent.packets);
 	ipsf_stats_add(&b->stats.tx_bytes[direction], sent.bytes);
 	ipsf_stats_take_drops(&b->stats, b->pipeline.drops);
@@ -348,14 +346,14 @@ static void there_and_back(struct ipsf_stage_bench *b)
 {
 	fill(b);
 	uint64_t began = ipsf_ticks();
-	count_received(b, &b->plain, IPSF_OUT);
 	ipsf_outbound(&b->pipeline, &b->plain);
+	count_received(b, IPSF_OUT);
 	count_sent(b, &b->plain, IPSF_OUT);
 	spend(b, IPSF_STAGE_OUTBOUND, began);
 	receive_sealed(b);
 	began = ipsf_ticks();
-	count_received(b, &b->sealed, IPSF_IN);
 	ipsf_inbound(&b->pipeline, &b->sealed);
+	count_received(b, IPSF_IN);
 	count_sent(b, &b->sealed, IPSF_IN);
 	spend(b, IPSF_STAGE_INBOUND, began);
 	done(b, &b->sealed);

@@ -153,12 +153,16 @@ static int receive(struct ipsf_worker *worker, struct ipsf_port *port, enum ipsf
 	struct ipsf_stats *stats = &worker->stats;
 	const int n = port->ops->recv(port, worker->batch, worker->pipeline.drops);
 	const uint64_t lost = ipsf_stats_take_drops(stats, worker->pipeline.drops);
-	if (n <= 0 && lost == 0)
-		return n;
-	const struct ipsf_volume received = ipsf_batch_volume(worker->batch);
-	ipsf_stats_add(&stats->rx_packets[direction], received.packets + lost);
-	ipsf_stats_add(&stats->rx_bytes[direction], received.bytes);
+	if (IPSF_UNLIKELY(lost))
+		ipsf_stats_add(&stats->rx_packets[direction], lost);
 	return n;
+}
+
+/* What came in the batch that the pipeline has just seen, before any of it is sent. */
+static void count_received(struct ipsf_worker *worker, enum ipsf_direction direction)
+{
+	ipsf_stats_add(&worker->stats.rx_packets[direction], worker->pipeline.received.packets);
+	ipsf_stats_add(&worker->stats.rx_bytes[direction], worker->pipeline.received.bytes);
 }
 
 static const struct ipsf_ways *ways_of(const struct ipsf_worker *worker, const struct ipsf_packet *packet,
@@ -210,8 +214,7 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 {
 	struct ipsf_pipeline *p = &worker->pipeline;
 	struct ipsf_stats *stats = &worker->stats;
-	ipsf_batch_sweep(worker->batch, p->drops);
-	const struct ipsf_volume sent = ipsf_batch_volume(worker->batch);
+	const struct ipsf_volume sent = ipsf_batch_settle(worker->batch, p->drops);
 	ipsf_stats_add(&stats->tx_packets[direction], sent.packets);
 	ipsf_stats_add(&stats->tx_bytes[direction], sent.bytes);
 	ipsf_batch_clear(worker->batch);
@@ -222,9 +225,11 @@ static void finish(struct ipsf_worker *worker, enum ipsf_direction direction)
 	p->consumed = p->handed_over = 0;
 }
 
-static void outbound_batch(struct ipsf_worker *worker)
+static void outbound_batch(struct ipsf_worker *worker, bool received)
 {
 	ipsf_outbound(&worker->pipeline, worker->batch);
+	if (received)
+		count_received(worker, IPSF_OUT);
 	send_batch(worker, IPSF_OUT);
 	finish(worker, IPSF_OUT);
 }
@@ -236,9 +241,11 @@ static void wake_owners(struct ipsf_worker *worker)
 		ipsf_doorbell_ring(&worker->workers[__builtin_ctzll(asleep)]->bell);
 }
 
-static void inbound_batch(struct ipsf_worker *worker)
+static void inbound_batch(struct ipsf_worker *worker, bool received)
 {
 	ipsf_inbound(&worker->pipeline, worker->batch);
+	if (received)
+		count_received(worker, IPSF_IN);
 	send_batch(worker, IPSF_IN);
 	finish(worker, IPSF_IN);
 	if (IPSF_UNLIKELY(worker->desk->given))
@@ -253,7 +260,7 @@ static int handed_batch(struct ipsf_worker *worker)
 	if (n == 0 && lost == 0)
 		return 0;
 	ipsf_stats_add(&worker->stats.taken_over, n + lost);
-	inbound_batch(worker);
+	inbound_batch(worker, false);
 	return (int)n;
 }
 
@@ -267,7 +274,7 @@ static void settle_held(struct ipsf_worker *worker)
 		return;
 	ipsf_hold_review(&p->hold, atomic_load(&p->published->children), p->worker, p->drops);
 	while (ipsf_hold_take(&p->hold, worker->batch))
-		outbound_batch(worker);
+		outbound_batch(worker, false);
 	finish(worker, IPSF_OUT);
 }
 
@@ -287,9 +294,9 @@ static int one_batch(struct ipsf_worker *worker, unsigned source)
 	if (n <= 0)
 		return n;
 	if (direction == IPSF_OUT)
-		outbound_batch(worker);
+		outbound_batch(worker, true);
 	else
-		inbound_batch(worker);
+		inbound_batch(worker, true);
 	return n;
 }
 

@@ -196,7 +196,7 @@ static inline void slot_forge(const struct pair *pair, struct slot *slot, const 
 	ipsf_write32(esp + 4, (uint32_t)sequence);
 	ipsf_write64(esp + 8, sequence);
 	memcpy(esp + IPSF_ESP_TEXT, text, length);
-	ipsf_esp_op(&op, pair->out->spi, sequence, pair->out->esn, pair->out->salt, ipsf_read64(esp + IPSF_ESP_HEADER));
+	ipsf_esp_op(&op, esp, sequence, pair->out->esn, pair->out->salt);
 	op.source = op.destination = esp + IPSF_ESP_TEXT;
 	op.length = (uint32_t)length;
 	op.icv = esp + IPSF_ESP_TEXT + length;
