@@ -23,10 +23,10 @@ struct ipsf_lanes {
 
 struct ipsf_child {
 	uint32_t reqid;
+	_Atomic uint32_t releases;            /* RELEASE_HELD so far: what was held before it must go */
 	_Atomic(struct ipsf_sa_out *) active; /* RFC 7296 s2.8, for all workers; NULL: no SA carries anything */
 	_Atomic(struct ipsf_lanes *) lanes;   /* NULL: no per-resource SAs; once there they stay as long as the child */
 	_Atomic uint64_t asked;               /* when a worker last raised ACQUIRE, 0: not since the last answer */
-	_Atomic uint32_t releases;            /* RELEASE_HELD so far: what was held before it must go */
 	/* control thread only */
 	size_t policies;                      /* that name the reqid */
 	struct ipsf_sa_out *sas;              /* all outbound SAs, registered and active, by next */
