@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -90,15 +91,18 @@ def restart_a_third(mesh: Network, schedule: Schedule) -> None:
         mesh.gateways[name].restart()
 
 
-def converge_twice(schedule: Schedule, size: int, link: Link) -> Network:
-    """From nothing, and again after a third of the gateways restarted. Loss never ends."""
+def converge_twice(
+    schedule: Schedule, size: int, link: Link, tell: Callable[[str, float], None] = lambda *_: None
+) -> Network:
+    """From nothing, and again after a third of the gateways restarted. Loss never ends. `tell` gets what was waited
+    for, and how many seconds."""
     mesh = make_mesh(size, schedule.seed, link)
     mesh.start()
-    run_until_converged(mesh)
+    tell("from nothing", run_until_converged(mesh))
     mesh.check_converged(children=1)
     restart_a_third(mesh, schedule)
     mesh.run(DEAD_AFTER)
-    run_until_converged(mesh)
+    tell("after a third of them restarted", DEAD_AFTER + run_until_converged(mesh))
     mesh.check_converged(children=1)
     schedule.rest(mesh, 100.0)
     return at_rest(mesh, children=1)

@@ -11,9 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from schedules import FAMILIES, run_schedule
+from simulation import Link
+
+from schedules import FAMILIES, Schedule, run_schedule
+from schedules.meshes import converge_twice
 
 CHUNK = 20
+WHOLE_MESH = 50
 SHOWN = 5  # failing seeds of a family that are named
 
 
@@ -66,6 +70,23 @@ def run_many(names: Sequence[str], first: int, count: int, workers: int) -> int:
     return 1 if total else 0
 
 
+def run_mesh(size: int, seed: int) -> int:
+    """The whole mesh: too slow for a family, and one of it is enough."""
+    print(f"a mesh of {size} gateways, {size * (size - 1) // 2} tunnels, 10 % loss", flush=True)
+
+    def tell(what: str, seconds: float) -> None:
+        print(f"converged without duplicates {what}: {seconds:.0f} s of virtual time", flush=True)
+
+    began = time.process_time()
+    try:
+        mesh = converge_twice(Schedule("mesh", seed), size, Link(loss=0.1, jitter=0.05, duplicate=0.02), tell)
+    except AssertionError as error:
+        print(f"failed: ci/schedules --mesh {size} --seed {seed}    {str(error).partition(chr(10))[0]}")
+        return 1
+    print(f"{mesh.steps} steps, {time.process_time() - began:.0f} s of CPU")
+    return 0
+
+
 def run_one(name: str, seed: int) -> int:
     """Its transcript, whether it holds or not."""
     try:
@@ -84,10 +105,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1000, help="how many of each family")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--mesh", type=int, default=0, help="only a mesh of so many gateways")
     options = parser.parse_args()
+    if options.mesh:
+        sys.exit(run_mesh(options.mesh, options.seed or 1))
     names = options.family or list(FAMILIES)
     if options.seed is not None:
         if len(names) != 1:
             parser.error("--seed needs one --family")
         sys.exit(run_one(names[0], options.seed))
-    sys.exit(run_many(names, options.first, options.seeds, options.workers))
+    status = run_many(names, options.first, options.seeds, options.workers)
+    sys.exit(status if options.family else status | run_mesh(WHOLE_MESH, options.first or 1))
