@@ -118,9 +118,8 @@ def refused(gateway: GatewayProcess) -> str:
     return str(caught.value)
 
 
-@SIDES
 def test_a_crl_over_http(
-    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path, side: str
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path
 ) -> None:
     """strict: up with an empty list, refused once the list has the peer, or when nobody answers."""
     made = Authority.make(tmp_path, Pointers((CRL_URI,)))
@@ -128,7 +127,7 @@ def test_a_crl_over_http(
     config = made.ours(revocation="strict")
     with web(sites.b.gateway, tmp_path / "public"):
         tunnel = Tunnel(start_gateway(sites.a.gateway, config), strongswan_b, sites.a.host)
-        tunnel.up(side)
+        tunnel.up(OURS)
         found = finding(tunnel.ours)
         assert found["state"] == "good"
         assert found["text"].startswith('"CN=b.test" is not revoked, says the CRL of "CN=Root" of ')
@@ -195,16 +194,15 @@ def test_ocsp(
         assert 'says the OCSP response by "CN=Root"' in text
 
 
-@SIDES
 def test_strongswan_reads_our_crl(
-    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path, side: str
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, tmp_path: Path
 ) -> None:
     """A list that `ipsecfast pki` signed: strict on their side."""
     made = Authority.make(tmp_path, Pointers())
     strict = {"more_remote": "revocation = strict", "crl": made.file("public/ca.crl")}
     strongswan_b.load(made.theirs(**strict))
     tunnel = Tunnel(start_gateway(sites.a.gateway, made.ours()), strongswan_b, sites.a.host)
-    tunnel.up(side)
+    tunnel.up(THEIRS)
     tunnel.down(OURS)
     made.revoke(made.a.certificate)
     strongswan_b.load(made.theirs(**strict))
