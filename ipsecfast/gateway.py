@@ -44,6 +44,7 @@ from ipsecfast.ike.actions import (
     ResolveName,
     Transmit,
 )
+from ipsecfast.ike.context import Settings
 from ipsecfast.ike.endpoint import IkeEndpoint
 from ipsecfast.logs import LOGGER, NotifyLimiter, log_event, log_notify
 from ipsecfast.model import IKE_PORT, IkeDatagram, InboundSeen, IPAddress
@@ -131,7 +132,11 @@ class Gateway:
         self._control = ControlServer(config.control, self._perform_command)
         self._forwarding = Forwarding(config, self.connections, netlink)
         self._endpoint = IkeEndpoint(
-            self.connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), lasting=state.lasting
+            self.connections,
+            random=os.urandom,
+            wall_clock=partial(datetime.now, UTC),
+            settings=Settings(puzzle_limit=config.puzzle_limit),
+            lasting=state.lasting,
         )
         self._commands = Commands(self.connections, self._endpoint, self._drain, self._now)
         self._workshop = Workshop(self._on_result)

@@ -113,7 +113,9 @@ class Generator:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        settings = Settings(cookie_threshold=GENEROUS, half_open_limit=GENEROUS, half_open_work=GENEROUS)
+        settings = Settings(
+            cookie_threshold=GENEROUS, half_open_limit=GENEROUS, half_open_per_source=GENEROUS, half_open_work=GENEROUS
+        )
         self._connections = tuple(plan.connections())
         self._endpoint = IkeEndpoint(
             self._connections, random=os.urandom, wall_clock=partial(datetime.now, UTC), settings=settings

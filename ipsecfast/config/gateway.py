@@ -11,6 +11,7 @@ from ipsecfast.model import Policy
 
 DEFAULT_CONTROL = "/run/ipsecfast/ipsecfast.sock"
 DEFAULT_TUN = "ipsec0"
+DEFAULT_PUZZLE_LIMIT = 18
 DEFAULT_TABLE = 220
 DEFAULT_MARK = 0x69707366  # "ipsf"
 
@@ -61,6 +62,7 @@ class GatewayConfig:
     """One gateway. `mtu` None: computed from the routes to the peers. `table` is the number of our routing table and
     the priority of our rules; `mark` is the firewall mark of our outer packets. `policies` stand before the tunnels'.
     `workers` None: as many as CPUs. `pin`: whether each worker keeps to one CPU, or which ones.
+    `puzzle_limit`: bits of a puzzle that is solved for a peer under attack (RFC 8019).
     `state` is the directory of what outlives a restart, None: nothing does.
     `outer` and `inner` are the ring ports beside the sockets and beside the TUN device, None: there is none.
     """
@@ -78,6 +80,7 @@ class GatewayConfig:
     workers: int | None = None
     poll: PollMode = PollMode.SLEEP
     pin: bool | tuple[int, ...] = False
+    puzzle_limit: int = DEFAULT_PUZZLE_LIMIT
     outer: RingChoice | None = None
     inner: RingChoice | None = None
     warnings: tuple[ConfigProblem, ...] = ()

@@ -14,6 +14,7 @@ from ipsecfast.config.connections import read_connection
 from ipsecfast.config.gateway import (
     DEFAULT_CONTROL,
     DEFAULT_MARK,
+    DEFAULT_PUZZLE_LIMIT,
     DEFAULT_TABLE,
     DEFAULT_TUN,
     Carrier,
@@ -61,6 +62,7 @@ def load_config(file: str | os.PathLike[str]) -> GatewayConfig:
         workers=gateway.take("workers", values.workers, None),
         poll=gateway.take("poll", values.choice(PollMode), PollMode.SLEEP),
         pin=gateway.take("pin", values.pin, values.NOT_PINNED),
+        puzzle_limit=gateway.take("puzzle_limit", values.integer(0, 24), DEFAULT_PUZZLE_LIMIT),
         outer=outer if isinstance(outer, RingChoice) else None,
         inner=gateway.take("inner", values.inner, None),
     )

@@ -11,6 +11,8 @@ from ipsecfast.ike.crypto import Prf
 from ipsecfast.ike.payloads import IdPayload
 from ipsecfast.model import IPAddress
 
+COOKIE_LENGTH = 32
+MAX_COOKIE = 64  # RFC 7296 s2.6
 KEY_PAD = b"Key Pad for IKEv2"
 
 
@@ -63,14 +65,19 @@ def nat_detection_hash(spi_i: bytes, spi_r: bytes, address: IPAddress, port: int
     return sha1(spi_i + spi_r + address.packed + port.to_bytes(2, "big"), usedforsecurity=False).digest()
 
 
-def make_cookie(secret: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes) -> bytes:
-    """s2.6: 32 octets that only who holds `secret` can make, over what an initiator must repeat: Ni, IPi and SPIi.
+def make_cookie(secret: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes, asked: bytes = b"") -> bytes:
+    """s2.6: 32 octets that only who holds `secret` can make, over what an initiator must repeat, Ni, IPi and SPIi, and
+    over what was asked of it, which follows them.
 
     Only the nonce's length is open, so it stands last and no two requests share an input.
     """
-    return hmac.digest(secret, bytes([len(address.packed)]) + address.packed + spi_i + nonce_i, "sha256")
+    start = bytes([len(address.packed), len(asked)]) + asked
+    return hmac.digest(secret, start + address.packed + spi_i + nonce_i, "sha256") + asked
 
 
 def verify_cookie(secret: bytes, cookie: bytes, nonce_i: bytes, address: IPAddress, spi_i: bytes) -> bool:
     """Whether we made `cookie` for this request with `secret`; ask again with the secret before the last change."""
-    return constant_time.bytes_eq(make_cookie(secret, nonce_i, address, spi_i), cookie)
+    asked = cookie[COOKIE_LENGTH:]
+    return len(cookie) <= MAX_COOKIE and constant_time.bytes_eq(
+        make_cookie(secret, nonce_i, address, spi_i, asked), cookie
+    )

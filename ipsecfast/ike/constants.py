@@ -22,7 +22,7 @@ MAX_CLEAR_LENGTH = 8192  # RFC 7296 s2 asks for 3000; what a stranger makes us p
 
 
 class PayloadType(IntEnum):
-    """RFC 7296 s3.2; SKF is RFC 7383 s2.5."""
+    """RFC 7296 s3.2; SKF is RFC 7383 s2.5, PS RFC 8019 s8.2."""
 
     NONE = 0
     SA = 33
@@ -42,6 +42,7 @@ class PayloadType(IntEnum):
     CP = 47
     EAP = 48
     SKF = 53
+    PS = 54
 
 
 class ExchangeType(IntEnum):

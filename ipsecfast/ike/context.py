@@ -12,6 +12,7 @@ from ipsecfast.ike.actions import Action, Notify
 from ipsecfast.ike.archive import Archive
 from ipsecfast.ike.child import ChildTable, Reqids
 from ipsecfast.ike.constants import SPI_LENGTH
+from ipsecfast.ike.half_open import HalfOpen
 from ipsecfast.ike.jobs import Jobs
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import ZERO_SPI
@@ -34,6 +35,8 @@ class Settings:
     retransmit: Backoff = field(default_factory=Backoff)
     cookie_threshold: int = 32  # half-open IKE SAs from which on a cookie is asked for (s2.6)
     half_open_limit: int = 1000
+    half_open_per_source: int = 128  # of one IPv4 address, or IPv6 /64
+    puzzle_limit: int = 18  # bits of a puzzle that we solve at most (RFC 8019): a second or two
     half_open_timeout: float = 30.0
     offload_from: float = 0.0005  # seconds of computing from which on it leaves the core; less costs less than the way
     half_open_work: int = 32  # computations for half-open IKE SAs that wait at most, before new ones are turned away
@@ -78,7 +81,7 @@ class Context:
         self.ike_sas = IkeSaTable()
         self.spent = Spent()
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
-        self.half_open: set[IkeSa] = set()
+        self.half_open = HalfOpen()
         self.jobs = Jobs(self)
         self.archive = Archive()
         self._actions: list[Action] = []

@@ -13,9 +13,9 @@ from hashlib import sha256
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.errors import ProtocolError
-from ipsecfast.ike import pad, quick_crash, redirect
+from ipsecfast.ike import pad, puzzles, quick_crash, redirect
 from ipsecfast.ike.actions import Action, ResolveName, Transmit
-from ipsecfast.ike.auth import make_cookie, verify_cookie
+from ipsecfast.ike.auth import COOKIE_LENGTH, make_cookie, verify_cookie
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
@@ -42,7 +42,8 @@ from ipsecfast.ike.gateway_identity import Target
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
 from ipsecfast.ike.outcome import Outcome
-from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload
+from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload, PuzzleSolutionPayload
+from ipsecfast.ike.puzzles import NO_PUZZLE, Puzzle
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
@@ -77,16 +78,19 @@ class CookieJar:
         self._secrets = (random(COOKIE_SECRET_LENGTH), random(COOKIE_SECRET_LENGTH))
         self._changed_at: float | None = None
 
-    def make(self, nonce: bytes, path: Path, spi_i: bytes, now: float) -> bytes:
+    def make(self, nonce: bytes, path: Path, spi_i: bytes, now: float, puzzle: Puzzle = NO_PUZZLE) -> bytes:
         if self._changed_at is None:
             self._changed_at = now
         if now - self._changed_at >= COOKIE_SECRET_LIFETIME:
             self._secrets = (self._random(COOKIE_SECRET_LENGTH), self._secrets[0])
             self._changed_at = now
-        return make_cookie(self._secrets[0], nonce, path.remote, spi_i)
+        return make_cookie(self._secrets[0], nonce, path.remote, spi_i, puzzle.encode())
 
-    def accepts(self, cookie: bytes, nonce: bytes, path: Path, spi_i: bytes) -> bool:
-        return any(verify_cookie(secret, cookie, nonce, path.remote, spi_i) for secret in self._secrets)
+    def accepts(self, cookie: bytes, nonce: bytes, path: Path, spi_i: bytes) -> Puzzle | None:
+        """The puzzle with which it was given; None if it was not given for this."""
+        if any(verify_cookie(secret, cookie, nonce, path.remote, spi_i) for secret in self._secrets):
+            return Puzzle.parse(cookie[COOKIE_LENGTH:])
+        return None
 
 
 class IkeEndpoint:
@@ -231,6 +235,9 @@ class IkeEndpoint:
         settings = self.context.settings
         if len(self.context.half_open) >= settings.half_open_limit:
             return Outcome.HALF_OPEN_REFUSED
+        if self.context.half_open.of(path.remote) >= settings.half_open_per_source:
+            self.counters["half-open refused by source"] += 1
+            return Outcome.HALF_OPEN_REFUSED
         if self.context.jobs.of_strangers >= settings.half_open_work:  # the initiator sends it again (s2.1)
             return Outcome.HALF_OPEN_REFUSED
         fresh = header.message_id == 0 and header.from_initiator and header.spi_r == ZERO_SPI != header.spi_i
@@ -243,19 +250,38 @@ class IkeEndpoint:
                 return self._nobody(header, path, now)
         except NotifyError as error:
             return self._refuse_initial(header, error, str(error), path, now)
-        if len(self.context.half_open) >= settings.cookie_threshold:
-            nonce = message.get(NoncePayload)
-            cookie = message.notify(NotifyType.COOKIE)
-            if nonce is None:
-                return Outcome.MALFORMED
-            if cookie is None or not self._cookies.accepts(cookie.data, nonce.data, path, header.spi_i):
-                made = self._cookies.make(nonce.data, path, header.spi_i, now)
-                self._answer_unprotected(header, path, NotifyPayload(NotifyType.COOKIE, made))
-                return Outcome.COOKIE_SENT
+        if (asked := self._demand(header, message, path, now)) is not None:
+            return asked
         if away := redirect.sends_away(message, [self.connections[c.name] for c in configs]):
             self._answer_unprotected(header, path, away)
             return Outcome.REDIRECTED
         return self._accept_initial(header, message, configs, data, digest, path, now)
+
+    def _demand(self, header: Header, message: Message, path: Path, now: float) -> Outcome | None:
+        """s2.6, RFC 8019: what the initiator still has to bring; None when it may come in."""
+        demand = self.context.half_open.demand(path.remote, self.context.settings)
+        if not demand.cookie:
+            return None
+        nonce, cookie = message.get(NoncePayload), message.notify(NotifyType.COOKIE)
+        if nonce is None:
+            return Outcome.MALFORMED
+        given = self._cookies.accepts(cookie.data, nonce.data, path, header.spi_i) if cookie else None
+        puzzle = puzzles.make(message, demand.difficulty)
+        if cookie is not None and given is not None:
+            if not demand.difficulty or puzzles.solved(given, cookie.data, message.get(PuzzleSolutionPayload)):
+                return None
+            if given.difficulty or not puzzle.difficulty:  # it was asked, or can't be
+                self.counters["without a puzzle's solution"] += 1
+                if demand.lenient:
+                    return None
+            if not puzzle.difficulty:
+                return Outcome.HALF_OPEN_REFUSED
+        made = NotifyPayload(NotifyType.COOKIE, self._cookies.make(nonce.data, path, header.spi_i, now, puzzle))
+        if not puzzle.difficulty:
+            self._answer_unprotected(header, path, made)
+            return Outcome.COOKIE_SENT
+        self._answer_unprotected(header, path, made, NotifyPayload(NotifyType.PUZZLE, puzzle.encode()))
+        return Outcome.PUZZLE_SENT
 
     def _accept_initial(
         self,

@@ -13,6 +13,7 @@ class Outcome(StrEnum):
     ANSWERED_ERROR = "answered with an error"
     FAILED_RESPONSE = "unusable responses"
     COOKIE_SENT = "cookies sent"
+    PUZZLE_SENT = "puzzles sent"
     HALF_OPEN_REFUSED = "half-open refused"
     NO_CONNECTION = "no connection for the addresses"
     REDIRECTED = "redirected"

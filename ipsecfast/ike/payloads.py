@@ -233,6 +233,21 @@ class VendorIdPayload:
 
 
 @dataclass(frozen=True, slots=True)
+class PuzzleSolutionPayload:
+    """RFC 8019 s8.2: keys of one length, one after the other."""
+
+    type: ClassVar[PayloadType] = PayloadType.PS
+    data: bytes
+
+    @classmethod
+    def parse(cls, body: bytes) -> PuzzleSolutionPayload:
+        return cls(body)
+
+    def encode(self) -> bytes:
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownSelector:
     """A traffic selector of a type that we don't negotiate: legal, passed over (s2.9). `body` follows the length."""
 
@@ -392,6 +407,7 @@ Payload: TypeAlias = (
     | NotifyPayload
     | DeletePayload
     | VendorIdPayload
+    | PuzzleSolutionPayload
     | TsPayload
     | ConfigPayload
     | EapPayload
@@ -411,6 +427,7 @@ PARSERS: MappingProxyType[int, Callable[[bytes], Payload]] = MappingProxyType(
         PayloadType.NOTIFY: NotifyPayload.parse,
         PayloadType.DELETE: DeletePayload.parse,
         PayloadType.VENDOR_ID: VendorIdPayload.parse,
+        PayloadType.PS: PuzzleSolutionPayload.parse,
         PayloadType.TSi: lambda body: TsPayload.parse(body, PayloadType.TSi),
         PayloadType.TSr: lambda body: TsPayload.parse(body, PayloadType.TSr),
         PayloadType.CP: ConfigPayload.parse,

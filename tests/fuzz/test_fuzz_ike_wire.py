@@ -36,6 +36,7 @@ from ipsecfast.ike.payloads import (
     NoncePayload,
     NotifyPayload,
     Payload,
+    PuzzleSolutionPayload,
     SaPayload,
     TsPayload,
     UnknownPayload,
@@ -70,6 +71,8 @@ MESSAGES = [
         NotifyPayload(NotifyType.NAT_DETECTION_SOURCE_IP, bytes(20)),
         NotifyPayload(NotifyType.COOKIE, b"cookie"),
         VendorIdPayload(b"vendor"),
+        PuzzleSolutionPayload(bytes(range(32))),
+        NotifyPayload(NotifyType.PUZZLE, b"\0\5\x0a"),
     ),
     message(
         35,

@@ -269,6 +269,7 @@ BROKEN = [
     ("mtu = 1400", "workers = true", "gateway.workers", 6, '"auto"'),
     ("mtu = 1400", 'poll = "always"', "gateway.poll", 6, "sleep, busy"),
     ("mtu = 1400", "pin = [0, 0]", "gateway.pin", 6, "each once"),
+    ("mtu = 1400", "puzzle_limit = 25", "gateway.puzzle_limit", 6, "from 0 to 24"),
     ("mtu = 1400", "pin = []", "gateway.pin", 6, "a list of CPU numbers"),
     ("mtu = 1400", "pin = [true]", "gateway.pin", 6, "a list of CPU numbers"),
     ("mtu = 1400", 'mtu = 1400\nouter = "eth0"', "gateway.outer", 7, "packet:eth0"),

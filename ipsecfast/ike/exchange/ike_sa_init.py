@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
-from ipsecfast.ike import childless, ppk, redirect
+from ipsecfast.ike import childless, ppk, puzzles, redirect
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.constants import (
     ML_KEM,
@@ -36,7 +36,14 @@ from ipsecfast.ike.exchange.ike_intermediate import first_after_init
 from ipsecfast.ike.keymat import derive_ike_keys
 from ipsecfast.ike.message import ZERO_SPI, Message
 from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload, Payload, SaPayload
+from ipsecfast.ike.payloads import (
+    KePayload,
+    NoncePayload,
+    NotifyPayload,
+    Payload,
+    PuzzleSolutionPayload,
+    SaPayload,
+)
 from ipsecfast.ike.proposal import (
     accept_answer,
     additional_groups,
@@ -70,6 +77,7 @@ class IkeSaInit(Exchange):
         self.child = child
         self.packet = packet
         self._cookie: NotifyPayload | None = None
+        self._solution: PuzzleSolutionPayload | None = None
         self._group = 0  # the first of ours, or the one that the peer asks for
         self._key_exchange: KeyExchange | None = None
         self._nonce = b""
@@ -84,6 +92,7 @@ class IkeSaInit(Exchange):
         self._nonce = self._nonce or sa.context.nonce()
         return (
             *((self._cookie,) if self._cookie else ()),
+            *((self._solution,) if self._solution else ()),
             SaPayload(proposals),
             KePayload(self._key_exchange.group, self._key_exchange.public),
             NoncePayload(self._nonce),
@@ -98,6 +107,7 @@ class IkeSaInit(Exchange):
     def response(self, sa: IkeSa, message: Message, now: float) -> Steps[None]:
         """Anyone on the path could have made this: what doesn't fit is passed over, the wait goes on (s2.21.1)."""
         if cookie := message.notify(NotifyType.COOKIE):
+            self._solution = yield from puzzles.solve(sa, message, cookie.data)
             self._cookie = NotifyPayload(NotifyType.COOKIE, cookie.data)
             self._restart(sa, now, "it asks for a cookie")
         elif wanted := message.notify(NotifyType.INVALID_KE_PAYLOAD):
