@@ -75,21 +75,31 @@ void ipsf_child_free(struct ipsf_child *child)
 	free(child);
 }
 
+static struct ipsf_lanes *lanes_new(const struct ipsf_sa_params *params, unsigned n)
+{
+	struct ipsf_lanes *lanes = calloc(1, sizeof *lanes + n * sizeof lanes->lane[0]);
+	if (!lanes)
+		return NULL;
+	lanes->n = n;
+	lanes->by_dscp = params->by_dscp;
+	for (unsigned i = 0; i < sizeof lanes->of_dscp; i++)
+		lanes->of_dscp[i] = params->dscp[i] ? (uint8_t)(params->dscp[i] - 1) : IPSF_NO_LANE;
+	return lanes;
+}
+
 int ipsf_child_prepare(struct ipsf_child *child, const struct ipsf_sa_params *params, unsigned n_workers)
 {
 	struct ipsf_lanes *lanes = atomic_load(&child->lanes);
-	const unsigned asking = params->resources < n_workers ? params->resources : n_workers;
 	if (!lanes && !params->resource && !params->resources)
 		return IPSF_OK;
 	if (!lanes) {
-		lanes = calloc(1, sizeof *lanes + n_workers * sizeof lanes->lane[0]);
+		lanes = lanes_new(params, params->by_dscp ? params->resources : n_workers);
 		if (!lanes)
 			return IPSF_ENOMEM;
-		lanes->n = n_workers;
 		atomic_store(&child->lanes, lanes);
 	}
 	if (!params->resource)
-		atomic_store(&lanes->asking, asking);
+		atomic_store(&lanes->asking, params->resources < lanes->n ? params->resources : lanes->n);
 	return IPSF_OK;
 }
 

@@ -9,15 +9,19 @@
 
 #include "sa.h"
 
-/* What one worker has of a child with per-resource SAs (RFC 9611). */
+/* What one resource has of a child with per-resource SAs (RFC 9611): a worker, or a class of packets by their DSCP. */
 struct ipsf_lane {
 	_Atomic(struct ipsf_sa_out *) active; /* its own; NULL: it uses the one for all */
-	_Atomic uint64_t asked;               /* when it last raised ACQUIRE for one, 0: never */
+	_Atomic uint64_t asked;               /* when ACQUIRE was last raised for one, 0: never */
 };
 
+#define IPSF_NO_LANE UINT8_MAX
+
 struct ipsf_lanes {
-	uint32_t n;              /* workers */
+	uint32_t n;
 	_Atomic uint32_t asking; /* how many of them want an SA of their own */
+	bool by_dscp;
+	uint8_t of_dscp[64];     /* IPSF_NO_LANE: none */
 	struct ipsf_lane lane[];
 };
 
@@ -69,21 +73,36 @@ static inline struct ipsf_child *ipsf_child_find(const struct ipsf_children *chi
 	}
 }
 
-/* The SA by which a worker sends: its own, or the one for all. NULL: there is none. */
-static inline struct ipsf_sa_out *ipsf_child_sa(const struct ipsf_child *child, unsigned worker)
+/* Which lane the packets of a worker with that TOS take; it need not be there. */
+static inline unsigned ipsf_lane_of(const struct ipsf_lanes *lanes, unsigned worker, uint8_t tos)
+{
+	return lanes->by_dscp ? lanes->of_dscp[tos >> 2] : worker;
+}
+
+/* The SA by which such packets leave: their own, or the one for all. NULL: there is none. */
+static inline struct ipsf_sa_out *ipsf_child_sa(const struct ipsf_child *child, unsigned worker, uint8_t tos)
 {
 	const struct ipsf_lanes *lanes = atomic_load_explicit(&child->lanes, memory_order_acquire);
+	const unsigned lane = lanes ? ipsf_lane_of(lanes, worker, tos) : IPSF_NO_LANE;
 	struct ipsf_sa_out *own = NULL;
-	if (lanes && worker < lanes->n)
-		own = atomic_load_explicit(&lanes->lane[worker].active, memory_order_acquire);
+	if (lanes && lane < lanes->n)
+		own = atomic_load_explicit(&lanes->lane[lane].active, memory_order_acquire);
 	return own ? own : atomic_load_explicit(&child->active, memory_order_acquire);
 }
 
-/* A worker that sends by sa should have an SA of its own (RFC 9611 s3). */
-static inline bool ipsf_child_wants_own(const struct ipsf_child *child, const struct ipsf_sa_out *sa, unsigned worker)
+/* What leaves by sa should have an SA of its own (RFC 9611 s3). */
+static inline bool ipsf_child_wants_own(const struct ipsf_child *child, const struct ipsf_sa_out *sa, unsigned worker, uint8_t tos)
 {
 	const struct ipsf_lanes *lanes = atomic_load_explicit(&child->lanes, memory_order_acquire);
-	return lanes && sa->resource == 0 && worker < atomic_load_explicit(&lanes->asking, memory_order_relaxed);
+	return lanes && sa->resource == 0 &&
+	       ipsf_lane_of(lanes, worker, tos) < atomic_load_explicit(&lanes->asking, memory_order_relaxed);
+}
+
+/* Neighbours in a batch need not take the same SA. */
+static inline bool ipsf_child_divides(const struct ipsf_child *child)
+{
+	const struct ipsf_lanes *lanes = atomic_load_explicit(&child->lanes, memory_order_acquire);
+	return lanes && lanes->by_dscp;
 }
 
 #endif

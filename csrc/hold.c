@@ -106,7 +106,7 @@ void ipsf_hold_review(struct ipsf_hold *hold, const struct ipsf_children *childr
 		while ((queue = *link) != NULL) {
 			const struct ipsf_child *child = ipsf_child_find(children, queue->reqid);
 			const bool released = !child || atomic_load(&child->releases) != queue->releases;
-			if (!released && !ipsf_child_sa(child, worker)) {
+			if (!released && !ipsf_child_sa(child, worker, 0)) {
 				link = &queue->next;
 				continue;
 			}

@@ -51,12 +51,14 @@ static struct ipsf_selector selector_of(const struct ipsf_flow *flow, const uint
 }
 
 /*
- * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, or once a worker that wants its own (RFC 9611 s6), until it is
+ * ACQUIRE (RFC 4301 s4.4.1: an SA is made on demand): once a child, or once a resource that wants its own (RFC 9611 s6), until it is
  * answered or some seconds have passed.
  */
 static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, bool own, const struct ipsf_packet *packet)
 {
-	_Atomic uint64_t *when = own ? &atomic_load(&child->lanes)->lane[p->worker].asked : &child->asked;
+	struct ipsf_lanes *lanes = atomic_load(&child->lanes);
+	const unsigned lane = own ? ipsf_lane_of(lanes, p->worker, ipsf_ip_tos(packet)) : 0;
+	_Atomic uint64_t *when = own ? &lanes->lane[lane].asked : &child->asked;
 	uint64_t asked = atomic_load(when);
 	struct ipsf_flow flow;
 	if (asked != 0 && p->now - asked < (own ? OWN_AGAIN : ACQUIRE_AGAIN))
@@ -65,7 +67,7 @@ static void ask(struct ipsf_pipeline *p, struct ipsf_child *child, bool own, con
 		return; /* another worker did */
 	ipsf_flow_of(packet, &flow);
 	const struct ipsf_event event = {.kind = IPSF_EVENT_ACQUIRE, .reqid = child->reqid,
-					 .resource = (uint8_t)(own ? p->worker + 1 : 0),
+					 .resource = (uint8_t)(own ? lane + 1 : 0),
 					 .source = selector_of(&flow, flow.source, flow.source_port),
 					 .destination = selector_of(&flow, flow.destination, flow.destination_port)};
 	if (!post(p, &event, NULL))
@@ -92,15 +94,16 @@ struct choice {
 #define NOBODY UINT64_MAX /* no reqid: those have 32 bits */
 #define NO_SPI UINT64_MAX /* likewise */
 
-/* PROTECT: the child's active SA, the worker's own first (RFC 9611), or wait for one. What waits already goes first. */
+/* PROTECT: the child's active SA, that of the worker or DSCP class first (RFC 9611), or wait for one. What waits already goes first. */
 static void protect(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_decision *decision, struct ipsf_packet *packet)
 {
 	struct ipsf_child *child = ipsf_child_find(choice->children, decision->reqid);
-	struct ipsf_sa_out *sa = child ? ipsf_child_sa(child, p->worker) : NULL;
+	const uint8_t tos = ipsf_ip_tos(packet);
+	struct ipsf_sa_out *sa = child ? ipsf_child_sa(child, p->worker, tos) : NULL;
 	if (IPSF_LIKELY(sa && !ipsf_hold_has(&p->hold, decision->reqid))) {
 		packet->sa.out = choice->sa = sa;
-		choice->reqid = decision->reqid;
-		if (IPSF_UNLIKELY(ipsf_child_wants_own(child, sa, p->worker)))
+		choice->reqid = IPSF_UNLIKELY(ipsf_child_divides(child)) ? NOBODY : decision->reqid;
+		if (IPSF_UNLIKELY(ipsf_child_wants_own(child, sa, p->worker, tos)))
 			ask(p, child, true, packet);
 		return;
 	}

@@ -134,7 +134,8 @@ class ChildConfig:
     """One Child SA that the operator wants. Selectors None stand for swanctl's `dynamic`: the IKE address itself.
 
     `per_cpu_sas`: so many of the workers get Child SAs of their own beside the one for all (RFC 9611). None: every
-    worker, whose number the gateway puts in; the IKE core then has it for none.
+    worker, whose number the gateway puts in; the IKE core then has it for none. `dscp_classes`: each class of packets,
+    told by their DSCPs, gets one of its own instead.
     """
 
     name: str
@@ -151,6 +152,7 @@ class ChildConfig:
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
     per_cpu_sas: int | None = 0
+    dscp_classes: tuple[tuple[int, ...], ...] = ()
 
 
 class Fragmentation(StrEnum):

@@ -99,6 +99,8 @@ cdef extern from "ipsecfast.h" nogil:
         uint64_t initial_sequence
         uint8_t resource
         uint8_t resources
+        uint8_t by_dscp
+        uint8_t dscp[64]
 
     struct ipsf_sa_out
     struct ipsf_sa_in

@@ -222,7 +222,8 @@ class SaParams:
     `initial_sequence` is for an SA that is taken over from elsewhere: the last sequence number that was used
     (outbound), or the highest that was accepted, with all before it (inbound). A new SA has 0.
     Per-resource SAs (RFC 9611), outbound: `resource` i is for worker i - 1 alone, 0 for all; of one for all, so many
-    workers as `resources` says ask for their own.
+    workers as `resources` says ask for their own. With `dscp`, pairs of DSCP and resource, a resource is a class of
+    packets instead (RFC 4301 s4.1).
     """
 
     spi: int
@@ -246,6 +247,7 @@ class SaParams:
     initial_sequence: int = 0
     resource: int = 0
     resources: int = 0
+    dscp: tuple[tuple[int, int], ...] = ()
 
 
 # What the data plane tells the control plane. The C table csrc/tables/events.def has one entry for each.

@@ -21,7 +21,8 @@ connections[]     as configured, in the order of the file
                   until (ISO 8601, when the one who says so will say it anew; null)
     established, rekey_in, reauth_in, expires_in       seconds; null where there is none
     child_sas[]   oldest first
-      resource    of several with the same selectors (RFC 9611): 0 that for all workers, i that of worker i - 1; or null
+      resource    of several with equal selectors (RFC 9611): 0 that for all, others for one worker or class; or null
+      serves      in words: "all workers", "worker 1", "DSCP 46", "all other DSCPs"; "" without a resource
       name, reqid, mode, state              installed, rekeying, rekeyed, redundant, deleting, closed
       outbound    registered, active, inactive (RFC 7296 s2.8)
       spi_in, spi_out                       8 hexadecimal digits
@@ -170,6 +171,7 @@ def _child_sa(child: ChildStatus, window: int, counted: Mapping[SaKey, Mapping[s
         "name": child.name,
         "reqid": child.reqid,
         "resource": child.resource,
+        "serves": child.serves,
         "mode": child.mode,
         "state": child.state,
         "outbound": child.outbound_state,

@@ -81,7 +81,7 @@ def _child_table(child_sas: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right")
     for sa in child_sas:
         table.add_row(
-            sa["name"] if sa["resource"] is None else f"{sa['name']}\n{_users(sa['resource'])}",
+            f"{sa['name']}\n{sa['serves']}" if sa["serves"] else sa["name"],
             sa["state"] if sa["outbound"] == "active" else f"{sa['state']}, outbound {sa['outbound']}",
             f"{sa['spi_in']}\n{sa['spi_out']}",
             f"{sa['proposal']}{' esn' if sa['esn'] and 'esn' not in sa['proposal'] else ''}\n{_wrapping(sa)}",
@@ -91,10 +91,6 @@ def _child_table(child_sas: list[dict[str, Any]]) -> Table:
             _duration(sa["rekey_in"]) if sa["rekey_in"] is not None else "-",
         )
     return table
-
-
-def _users(resource: int) -> str:
-    return f"worker {resource - 1}" if resource else "all workers"
 
 
 def _wrapping(sa: dict[str, Any]) -> str:

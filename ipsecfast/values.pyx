@@ -205,6 +205,9 @@ cdef class SaParamsStruct:
         self.c.initial_sequence = unsigned_value(params.initial_sequence, 64, "initial_sequence")
         self.c.resource = unsigned_value(params.resource, 8, "resource")
         self.c.resources = unsigned_value(params.resources, 8, "resources")
+        self.c.by_dscp = len(params.dscp) > 0
+        for number, resource in params.dscp:
+            self.c.dscp[unsigned_value(number, 6, "DSCP")] = unsigned_value(resource, 8, "resource of a DSCP")
         return 0
 
     cdef int _fill_key(self, bytes key) except -1:

@@ -101,9 +101,11 @@ struct ipsf_sa_params {
 	uint64_t initial_sequence; /* an SA that is taken over: the last number used, or the top of the window; 0: a new SA */
 	/*
 	 * RFC 9611, outbound. resource: 0: an SA for all workers; i: worker i - 1 alone, while it is active. resources: of an SA for
-	 * all, how many of the workers ask for one of their own (ACQUIRE).
+	 * all, how many of the workers ask for one of their own (ACQUIRE). With by_dscp a resource is no worker, but a class of
+	 * packets (RFC 4301 s4.1): dscp[d] is that of inner DSCP d, 0: none of its own.
 	 */
-	uint8_t resource, resources;
+	uint8_t resource, resources, by_dscp;
+	uint8_t dscp[64];
 };
 
 /* ---- library: arrays of packets ---- */
@@ -385,7 +387,7 @@ struct ipsf_event {
 	uint32_t kind; /* enum ipsf_event_kind */
 	uint32_t spi, reqid;
 	uint8_t inbound;
-	uint8_t resource;                         /* ACQUIRE: 0, or the worker's number + 1: only its own SA is missing (RFC 9611) */
+	uint8_t resource;                         /* ACQUIRE: 0, or the one (of sa_params) whose own SA is missing */
 	struct ipsf_path path;
 	struct ipsf_selector source, destination; /* ACQUIRE: the packet's own */
 	uint32_t length;                          /* IKE_DATAGRAM: bytes in the caller's buffer */

@@ -165,7 +165,10 @@ def _read_child(name: str, section: Section) -> ChildConfig:
         copy_ecn=section.take("copy_ecn", values.boolean, True),
         copy_dscp=section.take("copy_dscp", values.choice(CopyField), CopyField.OUT),
         per_cpu_sas=section.take("per_cpu_sas", values.per_cpu_sas, NO_RESOURCES),
+        dscp_classes=section.take("dscp_classes", values.dscp_classes, ()),
     )
+    if child.dscp_classes and child.per_cpu_sas != 0:
+        section.problem("dscp_classes", None, "a Child SA is for a worker or for a class: drop this, or per_cpu_sas")
     section.finish()
     return child
 

@@ -35,6 +35,7 @@ E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
 
 ANY = "%any"
+MAX_DSCP = 63  # RFC 2474 s3
 MAX_WORKERS = 64  # of the data plane
 NOT_PINNED: bool | tuple[int, ...] = False
 
@@ -90,6 +91,17 @@ def per_cpu_sas(value: object) -> int | None:
         ports = ' ("encap", a UDP port for each SA, is not to be had: SPIs tell workers apart)' * (value == "encap")
         raise ValueError(f"expected true, false, or for how many workers: 1 to {MAX_WORKERS}{ports}")
     return value
+
+
+def dscp_classes(value: object) -> tuple[tuple[int, ...], ...]:
+    """Classes of DSCPs, each DSCP in one class only."""
+    entries = value if isinstance(value, list) else [value]
+    classes = tuple(tuple(entry) if isinstance(entry, list) else (entry,) for entry in entries)
+    numbers = [number for entry in classes for number in entry]
+    known = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= MAX_DSCP for n in numbers)
+    if not (known and all(classes) and len(set(numbers)) == len(numbers)):
+        raise ValueError(f"expected classes of DSCPs from 0 to {MAX_DSCP}, each once, such as [[46], [34, 36, 38]]")
+    return classes
 
 
 def workers(value: object) -> int | None:

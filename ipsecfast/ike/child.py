@@ -295,7 +295,7 @@ class ChildTable:
     def _heir(self, child: ChildSa) -> ChildSa | None:
         """Who carries the traffic when `child`, which did, is gone: its successor, which the peer has if it deletes
         this one; else the latest that the peer has used; else the latest, but not before its predecessor, if that is
-        still there (s2.8)."""
+        still there (s2.8). Of one worker only what the peer surely has: there is the one for all."""
         successor = child.successor
         while successor is not None and not successor.live:
             successor = successor.successor
@@ -306,7 +306,7 @@ class ChildTable:
         if latest is None or successor or proved:
             return latest
         replaced = (c for c in siblings if latest in (c.successor, c.collision) and c.state in REPLACED)
-        return next(replaced, latest)
+        return next(replaced, None if child.resource else latest)
 
     def remove(self, child: ChildSa) -> None:
         """Nothing of the pair is left."""

@@ -1,6 +1,7 @@
-"""Several Child SAs with the same selectors, each for one resource (RFC 9611): here a resource is a worker.
+"""Several Child SAs with the same selectors, each for one resource (RFC 9611): here a resource is a worker, or a class
+of packets by their DSCP (RFC 4301 s4.1), which the network may deliver in another order than the others.
 
-The first one, the fallback SA, is for all workers; every further one is for one worker of this gateway, whatever the
+The first one, the fallback SA, is for all; every further one is for one worker or class of this gateway, whatever the
 peer uses it for. So a peer's resource identifiers mean nothing here (s5.1), and ours are for its log.
 """
 
@@ -27,8 +28,23 @@ IDENTIFIER_LENGTH = 4
 
 
 def wanted_resources(config: ChildConfig) -> int:
-    """How many workers get a Child SA of their own."""
-    return config.per_cpu_sas or 0
+    """How many workers or classes get a Child SA of their own."""
+    return len(config.dscp_classes) or config.per_cpu_sas or 0
+
+
+def dscp_resources(config: ChildConfig) -> tuple[tuple[int, int], ...]:
+    """The resource of each DSCP that has one."""
+    return tuple((dscp, number) for number, dscps in enumerate(config.dscp_classes, 1) for dscp in dscps)
+
+
+def serves(child: ChildSa) -> str:
+    """Whom it is for, in words; "" where there is one Child SA only."""
+    if child.resource is None:
+        return ""
+    classes = child.config.dscp_classes
+    if not child.resource:
+        return "all other DSCPs" if classes else "all workers"
+    return f"DSCP {', '.join(map(str, classes[child.resource - 1]))}" if classes else f"worker {child.resource - 1}"
 
 
 def fallback(sa: IkeSa, reqid: int, selectors: SelectorPair | None = None) -> ChildSa | None:

@@ -10,6 +10,7 @@ from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.finding import Finding
 from ipsecfast.ike.ppk import ppk_id_text
 from ipsecfast.ike.proposal import proposal_text
+from ipsecfast.ike.resources import serves
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.model import Path
 
@@ -21,6 +22,7 @@ class ChildStatus:
     name: str
     reqid: int
     resource: int | None
+    serves: str
     state: str
     outbound_state: str
     spi_in: int
@@ -140,6 +142,7 @@ def child_status(child: ChildSa, now: float) -> ChildStatus:
         name=child.config.name,
         reqid=child.reqid,
         resource=child.resource,
+        serves=serves(child),
         state=child.state.value,
         outbound_state=child.outbound_state.value,
         spi_in=child.spi_in,

@@ -1,6 +1,6 @@
 /*
  * Per-resource Child SAs (RFC 9611): a tunnel with an SA for all workers and one for each of them. Worker i of A seals by its own, which
- * worker i of B opens. The topology: sites.h.
+ * worker i of B opens. And the same for classes of packets by DSCP. The topology: sites.h.
  */
 #define _GNU_SOURCE
 #include "sites.h"
@@ -200,11 +200,102 @@ static void come_and_go(void)
 	finish(&t);
 }
 
+/* ---- classes of packets (RFC 4301 s4.1) ---- */
+
+#define EF (46u << 2)
+#define BATCHED 40u
+
+static void send_classed(struct traffic *t, uint8_t tos, uint32_t number)
+{
+	uint8_t bytes[100];
+	make_packet(bytes, sizeof bytes, t->a->g.net, 0, number);
+	bytes[1] = tos;
+	ipsf_write16(bytes + 10, 0);
+	ipsf_write16(bytes + 10, ipsf_checksum_fold(ipsf_checksum_add(bytes, 20, 0)));
+	CHECK(ipsf_port_memory_put(t->a->inner[0], bytes, sizeof bytes, NULL, 0) == IPSF_OK);
+}
+
+/* A network that lets expedited packets overtake all others: who arrives at B, out of `rounds` batches of both kinds, window 64. */
+static uint64_t overtaken(struct traffic *t, unsigned rounds)
+{
+	static uint8_t late[64 * BATCHED][200];
+	struct ipsf_path path, back = {0};
+	int length[64 * BATCHED], n;
+	unsigned waiting = 0;
+	uint8_t tos;
+	for (uint32_t round = 0; round < rounds; round++) {
+		for (uint32_t i = 0; i < BATCHED; i++)
+			send_classed(t, i % 2 ? EF : 0, round * BATCHED + i);
+		CHECK(ipsf_worker_step(t->a->worker[0]) > 0);
+		while ((n = ipsf_port_memory_get(t->a->outer[0], late[waiting], sizeof late[0], &path, &tos)) > 0) {
+			const uint32_t spi = ipsf_read32(late[waiting]);
+			back = (struct ipsf_path){path.remote, path.local, path.remote_port, path.local_port};
+			if (tos == EF)
+				CHECK(ipsf_port_memory_put(t->b->outer[ipsf_owner(spi, N)], late[waiting], (size_t)n, &back, tos) == IPSF_OK);
+			else
+				length[waiting++] = n;
+		}
+		for (unsigned i = 0; i < N; i++)
+			CHECK(ipsf_worker_step(t->b->worker[i]) >= 0);
+	}
+	for (unsigned i = 0; i < waiting; i++) {
+		struct ipsf_port *to = t->b->outer[ipsf_owner(ipsf_read32(late[i]), N)];
+		CHECK(ipsf_port_memory_put(to, late[i], (size_t)length[i], &back, 0) == IPSF_OK);
+		for (unsigned w = 0; w < N; w++)
+			CHECK(ipsf_worker_step(t->b->worker[w]) >= 0);
+	}
+	uint64_t arrived = 0;
+	for (unsigned i = 0; i < N; i++)
+		arrived += counters_of(t->b->worker[i]).tx_packets[1];
+	return arrived;
+}
+
+static void install_class(struct site *a, struct site *b, uint32_t spi, unsigned resource)
+{
+	const struct ipsf_selector from_a[2] = {net_selector(a->g.net), net_selector(b->g.net)};
+	const struct ipsf_selector from_b[2] = {net_selector(b->g.net), net_selector(a->g.net)};
+	struct ipsf_sa_params out = sa_params(&a->g, spi, from_a), in = sa_params(&b->g, spi, from_b);
+	in.replay_window = 64;
+	out.resource = (uint8_t)resource;
+	out.resources = resource ? 0 : 1;
+	out.by_dscp = 1;
+	out.dscp[EF >> 2] = 1;
+	CHECK(command(&b->g, (struct ipsf_command){.kind = IPSF_CMD_INSTALL_INBOUND, .sa = &in}) == IPSF_OK);
+	CHECK(command(&a->g, (struct ipsf_command){.kind = IPSF_CMD_INSTALL_OUTBOUND, .sa = &out}) == IPSF_OK);
+	CHECK(name_of(&a->g, IPSF_CMD_ACTIVATE_OUTBOUND, spi, 1) == IPSF_OK);
+}
+
+/* With one SA the window is far ahead when the others come; with one for each class both windows go at their own pace. */
+static void classes_against_the_window(bool classes)
+{
+	struct site a, b;
+	struct traffic t = {.a = &a, .b = &b, .network = RIGHT};
+	const unsigned rounds = 20;
+	site_new(&a, 1, 0);
+	site_new(&b, 2, 0);
+	policies(&a, true);
+	install_class(&a, &b, 0x1000, ALL);
+	if (classes)
+		install_class(&a, &b, 0x1001, 1);
+	const uint64_t arrived = overtaken(&t, rounds);
+	CHECK(classes ? arrived == rounds * BATCHED : arrived < rounds * BATCHED * 3 / 4);
+	CHECK(classes ? asked(&a) == -1 : asked(&a) == 1);
+	CHECK(asked(&a) == -1);
+	if (classes)
+		CHECK(count_of(&a, 0x1001).packets == rounds * BATCHED / 2 && count_of(&a, 0x1000).packets == rounds * BATCHED / 2);
+	check_books(&a);
+	check_books(&b);
+	site_free(&a);
+	site_free(&b);
+}
+
 int main(void)
 {
 	each_worker_asks_once();
 	the_odd_ones();
 	under_rekeys();
 	come_and_go();
+	classes_against_the_window(false);
+	classes_against_the_window(true);
 	return check_summary("test_resources");
 }

@@ -9,7 +9,7 @@ from simulation import Gateway, Pair, child, connection, run_quiet
 
 from ipsecfast.ike.child import LANES, SLOT_BITS
 from ipsecfast.ike.constants import NotifyType
-from ipsecfast.ike.resources import SHARE
+from ipsecfast.ike.resources import SHARE, serves
 from ipsecfast.ike.states import Cause
 from ipsecfast.model import Acquire, StartAction
 
@@ -218,6 +218,21 @@ def test_other_algorithms_or_selectors_than_of_the_first_are_refused() -> None:
     run_quiet(pair, 5.0)
     assert resources(pair.b) == [0]
     assert f"<-- b CREATE_CHILD_SA {{N({NotifyType.NO_PROPOSAL_CHOSEN.name})}}" in pair.exchange()
+
+
+def test_classes_of_packets() -> None:
+    """RFC 4301 s4.1: a resource is a class of DSCPs at one end, and a worker at the other."""
+    classes = child("net", "a", dscp_classes=((46,), (34, 36)))
+    pair = Pair(connection("a", children=(classes,)), connection("b", children=(child("net", "b", per_cpu_sas=2),)))
+    pair.up()
+    (first,) = pair.a.children
+    assert (first.outbound.resources, first.outbound.dscp) == (2, ((46, 1), (34, 2), (36, 2)))
+    asks(pair.a, 1)
+    run_quiet(pair, 1.0)
+    found = {c.resource: c for c in pair.a.children}
+    assert [serves(found[resource]) for resource in (0, 2)] == ["all other DSCPs", "DSCP 34, 36"]
+    assert [serves(c) for c in pair.b.children] == ["all workers", "worker 0"]
+    pair.check_converged(children=1)
 
 
 def test_a_worker_that_does_not_exist_asks_in_vain() -> None:

@@ -73,6 +73,7 @@ per_cpu_sas = 3
 
 [connections.site-b.children.host]
 mode = "transport"
+dscp_classes = [46, [34, 36]]
 
 [[policies]]
 action = "bypass"
@@ -151,6 +152,7 @@ def test_child(good: GatewayConfig) -> None:
     assert (net.lifetime.rekey_packets, net.lifetime.life_packets) == (1_000_000, 1_100_000)
     assert (net.replay_window, net.copy_df, net.copy_ecn, net.copy_dscp) == (64, False, False, CopyField.YES)
     assert (net.per_cpu_sas, host.per_cpu_sas) == (3, 0)
+    assert (net.dscp_classes, host.dscp_classes) == ((), ((46,), (34, 36)))
     assert (host.mode, host.local_ts, host.remote_ts) == (Mode.TRANSPORT, (None,), (None,))
     assert TransformType.SN in {transform.type for transform in host.esp_proposals[0].transforms}
 
@@ -313,6 +315,9 @@ BROKEN = [
     ('copy_dscp = "yes"', 'copy_dscp = "maybe"', "connections.site-b.children.net.copy_dscp", 42, "yes, no, in, out"),
     ("per_cpu_sas = 3", "per_cpu_sas = 0", "connections.site-b.children.net.per_cpu_sas", 43, "true, false, or"),
     ("per_cpu_sas = 3", 'per_cpu_sas = "encap"', "connections.site-b.children.net.per_cpu_sas", 43, "SPIs tell"),
+    ("[46, [34, 36]]", "[46, [46]]", "connections.site-b.children.host.dscp_classes", 47, "each once"),
+    ("[46, [34, 36]]", "[64]", "connections.site-b.children.host.dscp_classes", 47, "0 to 63"),
+    ("[46, [34, 36]]", "46\nper_cpu_sas = true", "connections.site-b.children.host.dscp_classes", 47, "or for a class"),
     ('mode = "transport"', 'mode = "beet"', "connections.site-b.children.host.mode", 46, "tunnel, transport"),
     (
         'mode = "transport"',
@@ -321,13 +326,13 @@ BROKEN = [
         47,
         "protects the IKE addresses",
     ),
-    ('action = "bypass"', 'action = "protect"', "policies[0].action", 49, "bypass, discard"),
-    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 48, "missing"),
+    ('action = "bypass"', 'action = "protect"', "policies[0].action", 50, "bypass, discard"),
+    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 49, "missing"),
     (
         '"10.1.0.0/24[tcp/22]"',
         '"10.1.0.0/24[tcp/22]"\ndestination = "::/0"',
         "policies[0].destination",
-        51,
+        52,
         "address family",
     ),
 ]

@@ -27,7 +27,7 @@ TRAP = {"start_action": "trap"}
 CHILD_SA = {
     "name": str, "reqid": int, "mode": str, "state": str, "outbound": str, "spi_in": str, "spi_out": str,
     "proposal": str, "quantum_resistant": bool, "esn": bool, "udp_encap": bool, "replay_window": int,
-    "resource": type(None), "local_ts": list, "remote_ts": list,
+    "resource": type(None), "serves": str, "local_ts": list, "remote_ts": list,
     "in": {"packets": int, "bytes": int, "drops": dict}, "out": {"packets": int, "bytes": int, "drops": dict},
     "sequence": int, "established": float, "rekey_in": float, "expires_in": float,
 }  # fmt: skip

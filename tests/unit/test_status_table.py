@@ -13,7 +13,7 @@ from ipsecfast.status_table import print_status
 CHILD_SA: dict[str, Any] = {
     "name": "net", "reqid": 1, "mode": "tunnel", "state": "installed", "outbound": "active", "spi_in": "00c0ffee",
     "spi_out": "0badcafe", "proposal": "aes128gcm16-esn", "quantum_resistant": False, "esn": True,
-    "udp_encap": True, "replay_window": 2048, "resource": None,
+    "udp_encap": True, "replay_window": 2048, "resource": None, "serves": "",
     "local_ts": ["10.1.0.0/24"], "remote_ts": ["10.2.0.0/24"], "in": {"packets": 1234, "bytes": 2048, "drops": {}},
     "out": {"packets": 7, "bytes": 999, "drops": {}}, "sequence": 7, "established": 61.0, "rekey_in": 3599.0,
     "expires_in": 3960.0,
@@ -74,7 +74,7 @@ def test_what_is_up() -> None:
 
 
 def test_whose_child_sa_it_is() -> None:
-    resources = [CHILD_SA | {"resource": resource} for resource in (0, 2)]
+    resources = [CHILD_SA | {"serves": words} for words in ("all workers", "worker 1")]
     text = printed(document(IKE_SA | {"child_sas": resources}))
     assert "all workers" in text
     assert "worker 1" in text

@@ -34,6 +34,7 @@ from ipsecfast.ike.resources import (
     accepted_resource,
     allocate_spi,
     choose_resource,
+    dscp_resources,
     fallback,
     proposals_beside,
     resource_notify,
@@ -100,7 +101,7 @@ class ChildOffer:
         `single`: only the selectors of `packet`, after SINGLE_PAIR_REQUIRED (s2.9). `beside` is the Child SA for all
         workers that the one of `resource` joins."""
         like = old or beside
-        place = old.resource if old else resource if config.per_cpu_sas else None
+        place = old.resource if old else resource if wanted_resources(config) else None
         spi = allocate_spi(sa, place, old)
         if spi is None:
             return None
@@ -338,6 +339,7 @@ def _params(sa: IkeSa, terms: ChildTerms, encryption: int, spi: int, key: bytes)
         copy_dscp=config.copy_dscp,
         resource=terms.resource or 0,
         resources=wanted_resources(config) if terms.resource == 0 else 0,
+        dscp=dscp_resources(config) if terms.resource == 0 else (),
     )
 
 
