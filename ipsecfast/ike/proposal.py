@@ -163,10 +163,22 @@ def _complete_ike(rows: Sequence[Algorithm], transforms: list[Transform]) -> lis
 
 def proposal_text(proposal: Proposal) -> str:
     """The proposal in the words that `parse_proposal` takes; `noesn` is left out where it is all there is."""
-    words = [transform_text(t) for t in proposal.transforms]
-    if _of_type(proposal.transforms, TransformType.SN) == [_ABSENT[TransformType.SN]]:
+    return (_transforms_text if _is_long(proposal.transforms) else _remembered_text)(proposal.transforms)
+
+
+def _transforms_text(transforms: tuple[Transform, ...]) -> str:
+    words = [transform_text(t) for t in transforms]
+    if _of_type(transforms, TransformType.SN) == [_ABSENT[TransformType.SN]]:
         words = [word for word in words if word != "noesn"]
     return "-".join(words)
+
+
+_remembered_text = lru_cache(256)(_transforms_text)
+
+
+def _is_long(transforms: Sequence[Transform]) -> bool:
+    """Too long to be remembered: a stranger chose it."""
+    return len(transforms) > MAX_REMEMBERED or any(t.other_attributes for t in transforms)
 
 
 def transform_text(transform: Transform) -> str:
@@ -389,8 +401,7 @@ def _match(theirs: Proposal, ours: Proposal) -> Match:
     """One transform for each type, and the first type for which there is none (ENCR for another protocol)."""
     if theirs.protocol != ours.protocol:
         return (), TransformType.ENCR
-    long = len(theirs.transforms) > MAX_REMEMBERED or any(t.other_attributes for t in theirs.transforms)
-    match = _match_transforms if long else _remembered_match
+    match = _match_transforms if _is_long(theirs.transforms) else _remembered_match
     return match(theirs.transforms, ours.transforms)
 
 

@@ -58,6 +58,7 @@ class Redirection:
         self.target: IPAddress | None = None
         self.resolving = ""
         self.came_from: IPAddress | None = None
+        self.any_leaves = False  # an IKE SA of the connection is `leaving`, or was
         self._times: deque[float] = deque(maxlen=MAX_REDIRECTS)
 
     def loops(self, now: float) -> bool:
@@ -175,7 +176,7 @@ def leave(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
     """s5: the gateway wants to be rid of us. What it carries moves to the new one first, then the IKE SA is deleted."""
     if not sa.manners.follows or sa.leaving or not _follow_authentic(sa, notify, now):
         return
-    sa.leaving = True
+    sa.leaving = sa.connection.redirection.any_leaves = True
     moving = [child.config for child in sa.children.values() if child.live]
     for config in moving:
         sa.connection.want(config, now)
@@ -185,7 +186,7 @@ def leave(sa: IkeSa, notify: NotifyPayload, now: float) -> None:
 
 def arrived(connection: Connection, now: float) -> None:
     """The new IKE SA stands; in a moment its Child SAs do."""
-    for old in connection.ike_sas():
+    for old in connection.ike_sas() if connection.redirection.any_leaves else ():
         if old.leaving:
             old.context.timers.set(old, Timer.LEAVE, now + old.context.settings.redirect_grace)
 

@@ -53,9 +53,11 @@ def packet_first(packet: TrafficSelector | None, selectors: Selectors) -> Select
 
 def narrow(offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelector]) -> Selectors:
     """What both sides allow, in the order offered, nothing twice and nothing that another part already covers."""
-    common = dict.fromkeys(both for a, b in product(offered, configured) if (both := a.intersect(b)) is not None)
+    common = [both for a, b in product(offered, configured) if (both := a.intersect(b)) is not None]
+    if len(common) < 2:
+        return tuple(common)
     kept: list[TrafficSelector] = []
-    for selector in common:
+    for selector in dict.fromkeys(common):
         if any(other.contains(selector) for other in kept):
             continue
         kept = [other for other in kept if not selector.contains(other)]
