@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from ipsecfast.bench.command import Settings, benchmark, finish, output_console
+from ipsecfast.bench.ike_flood import FORGED, prepare
 from ipsecfast.bench.ike_load import Plan
 from ipsecfast.bench.ike_subjects import LOAD_ADDRESS, SUBJECT_ADDRESS, SUBJECTS, Charon, Ours, Proof, Subject
 from ipsecfast.bench.results import BenchError, Better, Figure, Reading, Requirement, ratio
@@ -36,6 +37,8 @@ WARM_UP = 5  # handshakes before those that count
 PARALLEL = 8
 OF_CHARON = 0.5
 MAX_TUNNEL_BYTES = 60_000
+FLOOD_TUNNELS = 10
+FLOOD_RATE = 10_000  # requests a second
 BESIDE_CHARON = "ipsecfast / charon"
 
 
@@ -178,6 +181,37 @@ class Tunnels:
             load.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """Our gateway with a few tunnels under `count` requests from as many forged addresses: how long its peers' rekeys
+    take meanwhile, beside those before, and what memory is gone afterwards."""
+
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{Ours.name}, flood of {self.count:,}"
+
+    def measure(self) -> Iterator[Reading]:
+        row = ("psk", f"under {self.count} requests")
+        with stage(Ours, "psk", 0) as (subject, there):
+            there.run(prepare)
+            subject.place.add_route(str(FORGED), LOAD_ADDRESS)
+            load = Load(there, subject.plan(initiator=True, peers=FLOOD_TUNNELS, parallel=1))
+            load.all(f"up {FLOOD_TUNNELS}", FLOOD_TUNNELS)
+            before, memory = load.all("rekey child", FLOOD_TUNNELS), subject.memory()
+            command = ["taskset", "-c", "1", sys.executable, "-m", "ipsecfast.bench.ike_flood"]
+            flood = there.start([*command, SUBJECT_ADDRESS, str(self.count), str(FLOOD_RATE)])
+            slowest = []
+            while flood.poll() is None:
+                slowest.append(load.all("rekey child", FLOOD_TUNNELS)["p99"])
+            yield Reading(row, "rekey before, p99", "ms", Better.LOWER, before["p99"])
+            yield Reading(row, "rekey meanwhile, p99", "ms", Better.LOWER, max(slowest))
+            yield Reading(row, "rekeys meanwhile", "", Better.NEITHER, len(slowest) * FLOOD_TUNNELS)
+            yield Reading(row, "memory grown", "MB", Better.LOWER, (subject.memory() - memory) / 1e6)
+            load.close()
+
+
 def ratios(figures: Mapping[str, Figure]) -> Iterator[Figure]:
     for proof in KINDS:
         for role in ROLES:
@@ -214,6 +248,7 @@ def charge(plan: Plan, count: int, say: Callable[[str], None]) -> None:
 @click.command()
 @click.option("--handshakes", type=click.IntRange(1, 20_000), help="Of each measurement. [default: 300; quick: 60]")
 @click.option("--tunnels", type=click.IntRange(0, 50_000), help="Set up, rekeyed. [default: 5000; quick: 200]")
+@click.option("--flood", type=click.IntRange(0, 1_000_000), help="Forged requests. [default: 100000; quick: 5000]")
 @click.option("--against", metavar="ADDRESS", help="Load this responder instead, from port 500 of this machine.")
 @click.option(
     "--id", "identity", default="peer{}.bench.test", show_default=True, help="With --against: ours, {} a number."
@@ -227,6 +262,7 @@ def command(settings: Settings, **options: Any) -> None:
     """Handshakes for a second of one CPU, ours beside strongSwan's charon; thousands of tunnels; a load generator."""
     count = options["handshakes"] or (60 if settings.quick else 300)
     tunnels = (200 if settings.quick else 5000) if options["tunnels"] is None else options["tunnels"]
+    flood = (5000 if settings.quick else 100_000) if options["flood"] is None else options["flood"]
     if options["against"] is not None:
         if options["local"] is None:
             raise BenchError("--against needs --local, the address that the responder's answers go to")
@@ -247,8 +283,13 @@ def command(settings: Settings, **options: Any) -> None:
         many = settings.runner.run("tunnels", [Tunnels(kind, tunnels) for kind in present], 1, warm_up=False)
         figures |= many.figures
         notes += many.notes
+    if flood:
+        figures |= settings.runner.run("flood", [Flood(flood)], 1, warm_up=False).figures
     finish(
         settings, "ike", figures=figures, rounds=first.rounds, row_labels=ROW_LABELS,
-        parameters={"handshakes": count, "tunnels": tunnels, "charon": Charon.version() if len(present) > 1 else ""},
+        parameters={
+            "handshakes": count, "tunnels": tunnels, "flood": flood,
+            "charon": Charon.version() if len(present) > 1 else "",
+        },
         notes=notes, requirements=tuple(requirements(tunnels)),
     )  # fmt: skip
