@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from ipsecfast.ike import resumption
 from ipsecfast.ike.constants import NotifyType
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import NotifyPayload, Payload
@@ -37,13 +38,15 @@ class Reauth:
 
 
 def arm(sa: IkeSa, now: float) -> None:
-    """The IKE SA stands: by IKE_AUTH, or by a rekey, which leaves the times as they were."""
+    """The IKE SA stands: by IKE_AUTH, by a ticket, which goes on from the proof before, or by a rekey, which leaves the
+    times as they were."""
     before, wanted = sa.predecessor, sa.connection.config.reauth
     if before is not None:
         sa.reauth.at, sa.reauth.until = before.reauth.at, before.reauth.until
     elif wanted.rekey_time:
-        sa.reauth.at = now + max(0.0, wanted.rekey_time - wanted.rand_time * sa.context.fraction())
-        sa.reauth.until = now + wanted.life_time
+        proved = now - resumption.age_of_proof(sa)
+        sa.reauth.at = max(now, proved + wanted.rekey_time - wanted.rand_time * sa.context.fraction())
+        sa.reauth.until = max(now, proved + wanted.life_time)
     _set_timers(sa)
 
 

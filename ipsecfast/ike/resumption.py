@@ -84,9 +84,11 @@ def grant(sa: IkeSa, message: Message) -> tuple[Payload, ...]:
 
 
 def _lifetime(sa: IkeSa) -> float:
-    """s6.2: not longer than the certificate of the peer, nor than a proof of who it is may be old."""
+    """s6.2: not longer than the certificate of the peer, nor than a proof of who it is may be old, nor than until it is
+    to be given anew (RFC 7296 s2.8.3)."""
     settings, now = sa.context.settings, sa.context.wall_clock().timestamp()
-    oldest = sa.session.proved_at + settings.session_lifetime - now
+    longest = min(settings.session_lifetime, sa.connection.config.reauth.life_time or settings.session_lifetime)
+    oldest = sa.session.proved_at + longest - now
     return min(settings.ticket_lifetime, sa.session.proved_until - now, oldest)
 
 
@@ -156,6 +158,13 @@ def ended(sa: IkeSa, cause: Cause) -> None:
         sa.connection.ticket = None
     if sa.session.granted is not None and cause not in (Cause.DUPLICATE, Cause.PEER_DELETED):
         sa.context.spent.add(sa.session.granted, sa.context.wall_clock().timestamp())
+
+
+def age_of_proof(sa: IkeSa) -> float:
+    """Seconds since the two ends last proved who they are; 0 where they have just done so."""
+    if sa.session.resumed is None:
+        return 0.0
+    return max(0.0, sa.context.wall_clock().timestamp() - sa.session.proved_at)
 
 
 def inherit(old: IkeSa, new: IkeSa) -> None:

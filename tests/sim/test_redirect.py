@@ -236,6 +236,23 @@ def test_an_established_gateway_sends_its_peers_away(rekeyed_by: str) -> None:
     assert three.lost == 0
 
 
+def test_a_rekey_under_way_leaves_too() -> None:
+    """The successor of what is to go is no reason to stay; and what comes up on it meanwhile goes along."""
+    both = {"children": tuple(child(n) for n in ("net1", "net2"))}
+    theirs = {"children": tuple(child(n, "b") for n in ("net1", "net2"))}
+    three = Three(a=both, b=theirs, c=theirs)
+    three.a.initiate("net1")
+    three.run(2.0)
+    three.a.initiate("net2")
+    three.a.rekey(None)
+    three.run(0.01)
+    three.send_away(three.b)
+    three.run(60.0)
+    assert not three.b.ike_sas
+    assert sorted(c.config.name for c in three.c.children) == ["net1", "net2"]
+    assert {sa.path.remote for sa in three.a.established} == {C}
+
+
 def test_close_action_does_not_fetch_back_who_was_sent_away() -> None:
     three = Three(b={"children": (child("net", "b", close_action=StartAction.START),)}).up()
     three.send_away(three.b)

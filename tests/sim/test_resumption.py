@@ -18,6 +18,7 @@ from ipsecfast.ike.message import Message
 from ipsecfast.ike.resumption import Ticket
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.tickets import ROTATION, fingerprint, seal, unseal
+from ipsecfast.model import Lifetime
 
 HOUR = timedelta(hours=1)
 RESUME = [
@@ -328,6 +329,23 @@ def test_the_proof_of_identity_grows_old() -> None:
         pair.wall_clock += 3 * HOUR
         opened += opened_by(pair, fail(pair))
     assert opened == ["IKE_SESSION_RESUME"] * 7 + ["IKE_SA_INIT", "IKE_SESSION_RESUME"]
+    pair.check_converged(children=1)
+
+
+def test_reauthentication_goes_by_the_last_proof() -> None:
+    """RFC 7296 s2.8.3: a ticket does not put it off, and does not outlast it."""
+    pair = resuming(reauth=Lifetime(rekey_time=3600.0, life_time=4000.0)).up()
+    assert 3990.0 < ticket_of(pair.a).session.expires - pair.wall_clock.timestamp() <= 4000.0
+    pair.wall_clock += HOUR / 2
+    assert opened_by(pair, fail(pair)) == ["IKE_SESSION_RESUME"]
+    (sa,) = pair.a.established
+    assert 1600.0 < sa.reauth.at - sa.established_at <= 1800.0  # a little earlier than the responder announces
+    assert sa.reauth.until == pytest.approx(sa.established_at + 2200.0, abs=1.0)
+    assert ticket_of(pair.a).session.expires - pair.wall_clock.timestamp() <= 2200.0
+    mark = pair.mark()
+    pair.wall_clock += HOUR / 2
+    pair.run(1810.0)
+    assert opened_by(pair, mark) == ["IKE_SA_INIT"]
     pair.check_converged(children=1)
 
 

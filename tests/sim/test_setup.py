@@ -487,6 +487,19 @@ def test_one_connection_serves_many_peers_with_a_reqid_each() -> None:
     assert {str(sa.remote_id) for sa in pair.b.established} == {"a.test", "a2.test"}
 
 
+@pytest.mark.parametrize(("age", "rekeyed"), [(1.0, False), (10.0, True)])
+def test_a_lost_child_sa_is_rekeyed_but_no_young_one(age: float, rekeyed: bool) -> None:
+    """s1.5: what the peer reports of a young one was most likely our first packet, quicker than its response."""
+    pair = Pair().up()
+    pair.run(age - 1.0)
+    mark = pair.mark()
+    path = pair.b.established[0].esp_path
+    pair.b.endpoint.handle_data_plane(UnknownSpi(pair.a.the_child().spi_out, path), pair.now)
+    pair.run(5.0)
+    assert any("REKEY_SA" in line for line in pair.exchange(mark)) == rekeyed
+    pair.check_converged(children=1)
+
+
 def test_unknown_esp_spi_is_reported_to_the_peer_now_and_then() -> None:
     """s1.5: INVALID_SPI over the IKE SA; at most one in ten seconds."""
     pair = Pair().up()
