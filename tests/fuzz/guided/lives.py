@@ -13,7 +13,7 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import ExchangeType, PayloadType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.lasting import Lasting
-from ipsecfast.ike.message import encode_chain, first_type
+from ipsecfast.ike.message import encode_chain, encode_message, first_type
 from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.timers import Backoff
 from ipsecfast.pki import KeyType, make_authority, make_certificate
@@ -129,7 +129,9 @@ def messages(number: int) -> list[tuple[int, bool, int, bytes]]:
 
 
 def datagrams(number: int) -> list[bytes]:
-    return [line.data for line in life(number).transcript if isinstance(line, Sent)]
+    """As they were sent, and in clear, so that every payload is among them."""
+    sent = [line for line in life(number).transcript if isinstance(line, Sent)]
+    return [line.data for line in sent] + [encode_message(line.message) for line in sent if line.message is not None]
 
 
 def is_in_clear(exchange: int) -> bool:
