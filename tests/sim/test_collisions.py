@@ -11,9 +11,11 @@ from simulation import NAT_ADDRESS, Gateway, Link, Pair, StartAction, child, con
 from ipsecfast.ike.actions import ActivateOutbound
 from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import DeletePayload
+from ipsecfast.ike.states import Cause
 from ipsecfast.ike.succession import await_delete
 from ipsecfast.model import ProtocolId
 
@@ -417,3 +419,44 @@ def test_a_redundant_ike_sa_goes_on_with_the_request_that_is_under_way() -> None
     assert redundant.redundant
     pair.check_converged(children=1)
     pair.check_forgotten()
+
+
+def second_child(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a makes the same Child SA again, as after a simultaneous set-up."""
+    sa = pair.a.established[0]
+    monkeypatch.setattr(type(sa), "has_child", lambda self, config: False)
+    sa.start(CreateChild(pair.a.the_child().config), pair.now)
+    pair.run(0.5)
+    monkeypatch.undo()
+
+
+def test_a_second_child_is_used_when_the_initiator_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s2.8: the answer that lets the initiator install it can be lost; there is another one meanwhile."""
+    pair = Pair().up()
+    (first,) = pair.b.children
+    second_child(pair, monkeypatch)
+    (second,) = (c for c in pair.b.children if c is not first)
+    assert pair.b.dataplane.active == {1: first.spi_out}
+    pair.a.dataplane.send(1)
+    pair.run(0.1)
+    assert pair.b.dataplane.active == {1: second.spi_out}
+
+
+def test_traffic_does_not_go_to_an_unproven_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """a's active Child SA goes. Of the other one, which b rekeys, the successor may not be installed at b yet."""
+    pair = Pair().up()
+    (first,) = pair.a.children
+    second_child(pair, monkeypatch)
+    (second,) = (c for c in pair.a.children if c is not first)
+    assert pair.a.dataplane.active == {1: second.spi_out}
+    pair.link = Link(drop=lambda by, m: by == "b" and m is not None and DeletePayload in map(type, m.payloads))
+    there = next(c for c in pair.b.children if c.spi_in == first.spi_out)
+    there.ike.rekey_child(there, pair.now)
+    pair.run(0.1)
+    second.ike.delete_child(second, Cause.OPERATOR, pair.now)
+    pair.run(0.1)
+    pair.link = Link()
+    pair.b.terminate("net")
+    run_quiet(pair)
+    activated = [x.spi for x in pair.a.performed if isinstance(x, ActivateOutbound)]
+    assert activated[0] == first.spi_out
