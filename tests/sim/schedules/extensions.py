@@ -12,7 +12,7 @@ from ipsecfast.ike.lasting import Lasting
 from ipsecfast.model import StartAction
 from schedules.disturbances import BRIEF, hosts_bring_it_up, send_everywhere
 from schedules.rekeys import SOON, WHILE, under_traffic
-from schedules.schedule import PATIENT, Schedule, at_rest, family
+from schedules.schedule import PATIENT, Schedule, at_rest, family, nothing_lost
 
 SLOW = replace(PATIENT, offload_from=0.0)  # nothing expensive is computed at once
 
@@ -81,4 +81,24 @@ def set_up_with_extensions(schedule: Schedule) -> Network:
     schedule.rest(pair)
     pair.a.initiate(None)
     schedule.rest(pair, 60.0)
+    return at_rest(pair, children=2)
+
+
+@family
+def reauthentication(schedule: Schedule) -> Network:
+    """s2.8.3: a new IKE SA before the old one goes, asked for by either end or both, among rekeys; nothing is lost."""
+    pair = schedule.up(schedule.pair(settings=PATIENT))
+    pair.link = replace(schedule.bad_link(corrupt=False), late=0.0)
+    pair.traffic(45.0, every=0.25)
+    for _ in range(3):
+        for gateway in schedule.rng.sample((pair.a, pair.b), schedule.rng.choice([1, 2])):
+            if schedule.chance(0.6):
+                gateway.endpoint.reauthenticate("ab", pair.now)
+            else:
+                gateway.endpoint.rekey("ab", schedule.rng.choice([None, "net0"]), pair.now)
+            pair.run(schedule.rng.choice(SOON))
+        pair.run(schedule.rng.choice(WHILE))
+    pair.run(60.0)
+    schedule.rest(pair)
+    nothing_lost(pair)
     return at_rest(pair, children=2)
