@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
@@ -48,8 +49,11 @@ def serves(child: ChildSa) -> str:
 
 
 def fallback(sa: IkeSa, reqid: int, selectors: SelectorPair | None = None) -> ChildSa | None:
-    """The Child SA for all workers that further ones of a reqid (with these selectors, if given) may join."""
-    found = (c for c in sa.children.values() if c.reqid == reqid and c.resource == 0 and c.live)
+    """The Child SA for all workers that further ones of a reqid (with these selectors, if given) may join. The peer may
+    have handed it over to this IKE SA already when we still wait (s2.8.2 of RFC 7296)."""
+    before = sa.predecessor.children if sa.predecessor and sa.rekey_unsettled else {}
+    known = (*sa.children.values(), *before.values())
+    found = (c for c in known if c.reqid == reqid and c.resource == 0 and c.live)
     return next((c for c in found if selectors in (None, c.selectors)), None)
 
 
@@ -69,6 +73,17 @@ def choose_resource(sa: IkeSa, config: ChildConfig, beside: ChildSa | None) -> i
         raise TsMaxQueue(f"{config.name} has {taken.total()} Child SAs for {resources} workers already")
     taken.update(resource for (reqid, resource), sent in table.asked.items() if sent and reqid == beside.reqid)
     return min(range(1, resources + 1), key=lambda resource: taken[resource])
+
+
+def settle_first(sa: IkeSa, child: ChildSa) -> None:
+    """Both ends made the one for all at once, or one end knew of the other's already: here the later one is for a
+    worker. Which of them is the first is each end's own affair, so none needs to go."""
+    first = fallback(sa, child.reqid, child.selectors)
+    if child.resource == 0 and first is not None and first is not child:
+        used = Counter(c.resource for c in sa.context.children.of_reqid(child.reqid) if c.live)
+        child.resource = min(range(1, wanted_resources(child.config) + 1), key=lambda resource: used[resource])
+        child.inbound = replace(child.inbound, resource=child.resource, resources=0, dscp=())
+        child.outbound = replace(child.outbound, resource=child.resource, resources=0, dscp=())
 
 
 def allocate_spi(sa: IkeSa, resource: int | None, old: ChildSa | None) -> int | None:

@@ -19,6 +19,7 @@ from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload, SaPayload
+from ipsecfast.ike.resources import settle_first
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire, ProtocolId
@@ -41,6 +42,7 @@ class CreateChild(ChildExchange):
         return self.propose(sa, now, packet=self.packet, single=self.single)
 
     def created(self, sa: IkeSa, child: ChildSa, now: float) -> None:
+        settle_first(sa, child)
         sa.install(child, activate=True)
         resolve_twins(sa, child, now)
 
@@ -69,6 +71,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
         return rekey_child.respond(sa, rekeyed, message, now)
 
     def created(child: ChildSa, now: float) -> None:
+        settle_first(sa, child)
         sa.install_first(child, now)
         resolve_twins(sa, child, now)
 
