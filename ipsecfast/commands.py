@@ -195,7 +195,7 @@ class Commands:
     # ---- what there is ----
 
     def _ike_sas(self, connection: str) -> tuple[IkeSaStatus, ...]:
-        return next(one.ike_sas for one in self._endpoint.status(self._now()) if one.name == connection)
+        return self._endpoint.status_of(connection, self._now()).ike_sas
 
     def _children(self, connection: str) -> list[ChildStatus]:
         return [child for ike_sa in self._ike_sas(connection) for child in ike_sa.children]

@@ -55,6 +55,7 @@ class Plan:
     proposal: str = "aes128gcm16-prfsha256-x25519"
     esp_proposal: str = "aes128gcm16"
     remote_network: str = "10.1.0.0/24"
+    network: str = "10.128.0.0/9"  # behind a responder; behind the initiator number i it is 10.128.0.0 + i
     secret: str = ""
     authority: tuple[str, str] | None = None
     parallel: int = 8
@@ -69,8 +70,8 @@ class Plan:
     def _connection(self, number: int, issuer: Issued | None) -> ConnectionConfig:
         name = self.identity.format(number)
         inner = ip_address(FIRST_PEER_NETWORK + number)
-        ours = TrafficSelector.from_network(ip_network(inner if self.initiator else self.remote_network))
-        theirs = TrafficSelector.from_network(ip_network(self.remote_network if self.initiator else "10.128.0.0/9"))
+        ours = TrafficSelector.from_network(ip_network(inner if self.initiator else self.network))
+        theirs = TrafficSelector.from_network(ip_network(self.remote_network))
         local, remote = AuthConfig(_fqdn(name)), AuthConfig(_fqdn(self.remote_identity))
         if issuer is not None:
             issued = make_certificate([name], KeyType.ECDSA256, issuer)

@@ -140,6 +140,10 @@ class IkeEndpoint:
     def status(self, now: float) -> tuple[ConnectionStatus, ...]:
         return tuple(connection_status(connection, now) for connection in self.connections.values())
 
+    def status_of(self, connection: str, now: float) -> ConnectionStatus:
+        """KeyError for a name that isn't configured."""
+        return connection_status(self.connections[connection], now)
+
     # -- the operator ----------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> None:

@@ -59,8 +59,9 @@ def test_the_generator_against_itself() -> None:
         first.add_address("outer", "192.0.2.1/24")
         second.add_address("outer", "192.0.2.2/24")
         shared = {"secret": "a secret", "parallel": 4, "patience": 30.0}
+        networks = {"network": "10.1.0.0/24", "remote_network": "10.128.0.0/9"}
         ends = {"local": "192.0.2.1", "remote": "192.0.2.2", "identity": "b", "remote_identity": "a"}
-        answering = Load(first, Plan(initiator=False, peers=1, **ends | {"remote_identity": "a"}, **shared))
+        answering = Load(first, Plan(initiator=False, peers=1, **ends, **networks, **shared))
         ends = {"local": "192.0.2.2", "remote": "192.0.2.1", "identity": "a", "remote_identity": "b"}
         asking = Load(second, Plan(initiator=True, peers=20, **ends, **shared))
         answering.tell("up 60")  # those of the rekeys too
