@@ -226,3 +226,23 @@ def test_key_exchange_methods(
     tunnel.rekey("child", OURS)
     tunnel.answers(B.host[0])
     tunnel.down(THEIRS)
+
+
+@pytest.mark.parametrize("side", [OURS, THEIRS])
+def test_several_selectors_with_ports_are_narrowed(
+    sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, side: str
+) -> None:
+    """RFC 7296 s2.9: what both ends allow, the same whoever asks, and after rekeys by both."""
+    a, b = A.networks[0], B.networks[0]
+    child = {"local_ts": [f"{a}[tcp]", f"{a}[udp/5000-5010]"], "remote_ts": [f"{b}[tcp]", f"{b}[udp]"]}
+    local_ts, remote_ts = f"{b}[tcp/80],{b}[udp]", f"{a}[tcp],{a}[udp/5005-5020]"
+    strongswan_b.load(their_connection(local_ts=local_ts, remote_ts=remote_ts))
+    tunnel = Tunnel(start_gateway(sites.a.gateway, our_config(child=child)), strongswan_b, sites.a.host)
+    tunnel.up(side)
+    for rekey in (None, OURS, THEIRS):
+        if rekey:
+            tunnel.rekey("child", rekey)
+        (sa,) = tunnel.ours.status()["connections"][0]["ike_sas"][0]["child_sas"]
+        assert set(sa["local_ts"]) == {f"{a}[6]", f"{a}[17/5005-5010]"}
+        assert set(sa["remote_ts"]) == {f"{b}[6/80]", f"{b}[17]"}
+    tunnel.down(OURS)
