@@ -65,7 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """The report of a failed test shows what its gateways and its peer logged; that of a cell goes into the matrix."""
+    """The report of a failed test shows what its gateways and its peer logged; that of a cell goes into the matrix.
+
+    IPSECFAST_MATRIX_PAGE names the file that the matrix is written to.
+    """
     report = yield
     if report.when == "call" and report.failed:
         for gateway in item.stash.get(GATEWAYS, []):
@@ -74,15 +77,11 @@ def pytest_runtest_makereport(
         if isinstance(peer, Peer):
             report.sections.append((peer.title, peer.log_text()))
     if isinstance(item, pytest.Function) and item.originalname == "test_cell":
-        item.config.stash[MATRIX].take(item, report)
+        matrix, page = item.config.stash[MATRIX], os.environ.get("IPSECFAST_MATRIX_PAGE")
+        matrix.take(item, report)
+        if page and report.when == "teardown":
+            matrix.write(Path(page))
     return report
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """IPSECFAST_MATRIX_PAGE names the file that the matrix is written to."""
-    matrix, page = session.config.stash.get(MATRIX, None), os.environ.get("IPSECFAST_MATRIX_PAGE")
-    if page and matrix is not None and matrix.results:
-        matrix.write(Path(page))
 
 
 @pytest.fixture(scope="module")

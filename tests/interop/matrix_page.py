@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from peer import Trial
 LACKS = "lacks: "  # begins the reason of a skipped cell: the peer has no such thing
 HEAD = """# Interoperability
 
-Written by `make interop`; {when}, ipsecfast {version} ({commit}), {system}.
+Written by `make interop`; {when}, ipsecfast {version}, {system}.
 Each cell is a tunnel that came up, carried ping (and TCP during rekeys) without loss, and was deleted, between
 ipsecfast and that daemon with the ESP of a Linux kernel. Where a cell says two things, the first is where ipsecfast
 began what the row is about, the second where the peer did.
@@ -65,9 +64,7 @@ class Matrix:
         for name, words in self.rows.items():
             lines.append(f"| {words} | {' | '.join(self._cell(name, peer, notes) for peer in peers)} |")
         said = "".join(f"{number}. {reason}\n" for reason, number in notes.items())
-        head = HEAD.format(
-            when=f"{datetime.now(UTC):%Y-%m-%d}", version=version("ipsecfast"), commit=_commit(), system=self.system
-        )
+        head = HEAD.format(when=f"{datetime.now(UTC):%Y-%m-%d}", version=version("ipsecfast"), system=self.system)
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join([head, *lines, "", said]))
 
@@ -82,8 +79,3 @@ class Matrix:
         if not result.reason:
             return STATES[result.state]
         return f"{STATES[result.state]} [{notes.setdefault(result.reason, len(notes) + 1)}]"
-
-
-def _commit() -> str:
-    said = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "no commit"

@@ -15,7 +15,7 @@ KEYS = {
     "Ed25519": (KeyType.ED25519, False),
     "Ed448": (KeyType.ED448, False),
 }
-GROUPS = ("ecp256", "ecp384", "ecp521", "ecp256bp", "ecp384bp", "ecp512bp", "x448", "modp2048", "modp3072", "modp4096")
+GROUPS = ("ecp256", "ecp384", "ecp521", "ecp384bp", "x448", "modp2048", "modp4096")
 CIPHERS = {
     "AES-256-GCM, PRF SHA-384": "aes256gcm16-prfsha384-x25519",
     "AES-256-CBC, HMAC-SHA-256": "aes256-sha256-x25519",

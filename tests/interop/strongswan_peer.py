@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ class StrongSwanPeer(Peer):
 
     @property
     def title(self) -> str:
-        return self.daemon.swanctl("--version", check=False).split(" swanctl")[0].split("\n")[-1].strip()
+        found = re.search(r"\d+\.\d+\.\d+\S*", self.daemon.swanctl("--version", check=False))
+        return f"strongSwan {found[0] if found else '(of no known version)'}"
 
     def load(self, trial: Trial, credentials: Credentials | None) -> None:
         self.daemon.swanctl("--terminate", "--ike", "net", "--force", check=False)

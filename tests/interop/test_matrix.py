@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import strongswan
 from against_strongswan import GENTLE, OURS, THEIRS, Tunnel
-from conftest import MATRIX, StartGateway
+from conftest import GATEWAYS, MATRIX
 from libreswan import Libreswan
 from linux_guest import LinuxGuest
 from matrix_page import LACKS
@@ -23,6 +25,7 @@ from test_gateway_workers import own_sas
 from ipsecfast.lab.netns import Namespace, Site
 from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
 from ipsecfast.lab.traffic import ping
+from ipsecfast.pki import KeyType
 
 pytestmark = pytest.mark.matrix
 PATIENCE = 60.0  # seconds, where packets are lost
@@ -85,8 +88,9 @@ class Cell:
         self._rekeys("ike")
 
     def sends_fragments(self) -> None:
+        before = self.tunnel.ours.status()["ike"].get("fragments kept", 0)
         self.tunnel.up(self.side)
-        assert self.tunnel.ours.status()["ike"]["fragments kept"] >= 1
+        assert self.tunnel.ours.status()["ike"]["fragments kept"] > before
         self.tunnel.answers(*self.trial.addresses())
         self._down(self.side)
 
@@ -187,27 +191,70 @@ def as_far_as_ike_auth(ours: GatewayProcess, peer: Peer, side: str) -> None:
         wait_for("the peer is authenticated", lambda: "established as responder with b.test" in ours.log_text())
 
 
+class Ends:
+    """Both ends as a trial has them, made once for both of its sides; anew where the side before has failed."""
+
+    def __init__(self, place: Namespace, folder: Path) -> None:
+        self._place = place
+        self._folder = folder
+        self._credentials: dict[KeyType, Credentials] = {}
+        self._of: tuple[Peer, Trial] | None = None
+        self._ours: GatewayProcess | None = None
+        self._made = 0
+
+    def ready(self, peer: Peer, trial: Trial) -> GatewayProcess:
+        if self._ours is None or self._of != (peer, trial):
+            self.close()
+            credentials = self._credentials_of(trial)
+            self._made += 1
+            config = trial.our_config(credentials)
+            config["gateway"] |= {"engine": "openssl"}  # nothing here is about speed
+            with ThreadPoolExecutor(1) as beside:
+                loaded = beside.submit(peer.load, trial, credentials)
+                self._ours = GatewayProcess(self._place, self._folder / str(self._made), config)
+                loaded.result()
+            self._of = (peer, trial)
+        return self._ours
+
+    def _credentials_of(self, trial: Trial) -> Credentials | None:
+        if trial.key is None:
+            return None
+        if trial.key not in self._credentials:
+            folder = self._folder / str(trial.key)
+            folder.mkdir()
+            self._credentials[trial.key] = Credentials.make(folder, trial.key)
+        return self._credentials[trial.key]
+
+    def close(self) -> None:
+        if self._ours is not None:
+            self._ours.close()
+        self._ours, self._of = None, None
+
+
+@pytest.fixture(scope="module")
+def ends(site_a: Site) -> Iterator[Ends]:
+    with tempfile.TemporaryDirectory(prefix="ipsecfast-") as folder:  # short: the path of a socket has 107 bytes
+        made = Ends(site_a.gateway, Path(folder))
+        yield made
+        made.close()
+
+
 @pytest.mark.parametrize("side", [OURS, THEIRS])
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
 @pytest.mark.parametrize("peer", PEERS, indirect=True)
-def test_cell(
-    request: pytest.FixtureRequest,
-    site_a: Site,
-    start_gateway: StartGateway,
-    peer: Peer,
-    trial: Trial,
-    side: str,
-    tmp_path: Path,
-) -> None:
+def test_cell(request: pytest.FixtureRequest, site_a: Site, peer: Peer, ends: Ends, trial: Trial, side: str) -> None:
     reason = peer.lacks(trial, side)
     if reason is not None:
         pytest.skip(f"{LACKS}{reason}")
-    credentials = None if trial.key is None else Credentials.make(tmp_path, trial.key)
-    peer.load(trial, credentials)
-    ours = start_gateway(site_a.gateway, trial.our_config(credentials))
-    if not peer.has_esp:
-        as_far_as_ike_auth(ours, peer, side)
-        request.node.user_properties.append(("only", f"as far as IKE_AUTH: {NO_ESP}"))
-        return
-    host = site_a.gateway if trial.mode == "transport" else site_a.host
-    getattr(Cell(Tunnel(ours, peer, host), peer, trial, side), trial.life)()
+    ours = ends.ready(peer, trial)
+    request.node.stash[GATEWAYS] = [ours]
+    try:
+        if peer.has_esp:
+            host = site_a.gateway if trial.mode == "transport" else site_a.host
+            getattr(Cell(Tunnel(ours, peer, host), peer, trial, side), trial.life)()
+        else:
+            as_far_as_ike_auth(ours, peer, side)
+            request.node.user_properties.append(("only", f"as far as IKE_AUTH: {NO_ESP}"))
+    except BaseException:
+        ends.close()
+        raise
