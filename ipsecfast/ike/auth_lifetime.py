@@ -35,6 +35,7 @@ class Reauth:
     anew: bool = False  # made for that
     unproved: list[ChildSa] = field(default_factory=list)  # made by the peer, and it may not have our response yet
     superseded_at: float | None = None  # the peer has authenticated itself anew on another one
+    superseded_by: IkeSa | None = None
 
 
 def arm(sa: IkeSa, now: float) -> None:

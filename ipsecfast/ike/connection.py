@@ -182,9 +182,13 @@ class Connection:
         """An IKE SA ends: what it could not serve any more goes elsewhere, or nowhere. One that never stood is tried
         again, `keyingtries` times (0: forever)."""
         wanted, sa.unserved = tuple(sa.unserved), []
+        if cause is Cause.REFUSED and not sa.initiator:
+            reauthentication.restore(sa)
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
             if not reauthentication.failed(sa, now):
                 self._attempt_failed(wanted, now)
+        elif cause is Cause.DUPLICATE and sa.reauth.anew:
+            return  # the peer's new IKE SA gets what the old one has; were we to ask too, there would be two of each
         elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED, Cause.REDIRECTED):
             for child, packet in wanted:
                 self.want(child, now, packet)
@@ -281,14 +285,16 @@ class Connection:
             elif initial_contact:
                 other.close(Cause.DUPLICATE, now)  # s2.4: the peer has forgotten it, no DELETE
             elif not sa.initiator:
-                reauthentication.supersede(other, now)
+                reauthentication.supersede(other, sa, now)
 
     def _resolve_simultaneous(self, sa: IkeSa, other: IkeSa, now: float) -> None:
         """Both ends initiated at once. As in s2.8.1 the IKE SA with the lowest of the four nonces goes, deleted by the
         end that began it; both ends know all four."""
         loser = min(sa, other, key=lambda s: min(s.nonces))
         if loser.initiator and loser.reauth.anew:
-            reauthentication.supersede(loser, now)  # the winner may not have all its Child SAs yet
+            reauthentication.supersede(
+                loser, sa if loser is other else other, now
+            )  # the winner may not have all its Child SAs yet
         elif loser.initiator:
             loser.delete(Cause.DUPLICATE, now)
         else:

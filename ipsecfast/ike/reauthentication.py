@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
-from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.constants import ExchangeType, NotifyError
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
@@ -23,6 +23,7 @@ from ipsecfast.ike.timers import Timer
 from ipsecfast.model import IKE_PORT, Path
 
 if TYPE_CHECKING:
+    from ipsecfast.ike.child import ChildSa
     from ipsecfast.ike.sa import IkeSa
 
 MAX_SUPERSEDED = 4  # IKE SAs with one peer that wait for the peer's DELETE
@@ -94,6 +95,7 @@ class RetireOld(Exchange):
     def __init__(self, old: IkeSa) -> None:
         self.old = old
         self._asked: set[ChildConfig] = set()
+        self._since: float | None = None
 
     def request(self, sa: IkeSa, now: float) -> None:
         old = standing(self.old)
@@ -105,12 +107,18 @@ class RetireOld(Exchange):
         if fresh:
             sa.queue.extend(CreateChild(config) for config in fresh if not sa.negotiates(config))
             sa.queue.append(self)
-        elif any(sa.negotiates(config) for config in missing):
+        elif any(sa.negotiates(config) for config in missing) or self._carries(old, now):
             sa.retry_later(self, now)
         else:
             old.note("reauthenticated", f"{sa} took its place")
             sa.reauth.replaces = None
             old.delete(Cause.DUPLICATE, now)
+
+    def _carries(self, old: IkeSa, now: float) -> bool:
+        """What the peer made on the new one, and may not have our response to, does not carry its traffic yet."""
+        self._since = now if self._since is None else self._since
+        waited = now - self._since >= old.context.settings.retransmit.total
+        return not waited and carries(old)
 
     def response(self, sa: IkeSa, message: Message, now: float) -> None:
         raise AssertionError("no message was sent")
@@ -119,16 +127,35 @@ class RetireOld(Exchange):
 # -- the end that is begun with ----------------------------------------------------------------------------------------
 
 
-def supersede(old: IkeSa, now: float) -> None:
+def supersede(old: IkeSa, new: IkeSa, now: float) -> None:
     """The peer has another IKE SA with us now. If that was reauthentication, it deletes the old one when it has moved
     its Child SAs; if it was not, nobody misses it. Nothing new is made on it."""
     before = [sa for sa in _with_peer(old) if sa.reauth.superseded_at is not None and sa.closing is None]
     if len(before) >= MAX_SUPERSEDED:  # it authenticates itself again and again
         before[0].delete(Cause.DUPLICATE, now)
-    old.reauth.superseded_at = now
+    old.reauth.superseded_at, old.reauth.superseded_by = now, new
     old.redundant = True
     old.context.timers.clear(old, Timer.REAUTH)
     old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.supersede_pause)
+
+
+def restore(new: IkeSa) -> None:
+    """The peer has refused us on the new one (s2.21.2), so it goes on with what it replaced here."""
+    for old in _with_peer(new):
+        if old.reauth.superseded_by is new and old.closing is None:
+            old.reauth.superseded_at = old.reauth.superseded_by = None
+            old.redundant = False
+            old.context.timers.clear(old, Timer.EXPIRE)
+            if old.expires_at is not None:
+                old.context.timers.set(old, Timer.EXPIRE, old.expires_at)
+            if old.reauth.at is not None:
+                old.context.timers.set(old, Timer.REAUTH, old.reauth.at)
+
+
+def request_came(sa: IkeSa, message: Message | NotifyError) -> None:
+    """Unless it says that all was for nothing."""
+    if isinstance(message, Message) and not message.errors():
+        response_arrived(sa)
 
 
 def response_arrived(sa: IkeSa, *, of_auth: bool = False) -> None:
@@ -147,12 +174,22 @@ class ProveAuth(Liveness):
         response_arrived(sa, of_auth=True)
 
 
+def has_moved(sa: IkeSa, child: ChildSa) -> bool:
+    """A rekey on an IKE SA that goes came about after its traffic has moved to the one that stays."""
+    carrier = sa.context.children.carrier(child)
+    return (sa.closing is not None or sa.redundant) and carrier is not None and carrier.ike is not sa
+
+
+def carries(old: IkeSa) -> bool:
+    """Whether traffic still leaves through its Child SAs."""
+    return any(old.context.children.carrier(c) is c for c in old.children.values() if c.live)
+
+
 def expire_superseded(old: IkeSa, now: float) -> None:
     """The peer has not deleted it: we do, but not while it carries what the peer has not got on the new one."""
     assert old.reauth.superseded_at is not None
     settings = old.context.settings
-    carries = any(old.context.children.carrier(c) is c for c in old.children.values() if c.live)
-    if not carries or now >= old.reauth.superseded_at + settings.retransmit.total:
+    if not carries(old) or now >= old.reauth.superseded_at + settings.retransmit.total:
         old.delete(Cause.DUPLICATE, now)
         return
     for sa in _with_peer(old):

@@ -135,7 +135,7 @@ class IkeSa(Channel):
         handler = TRANSITIONS[self.state, arrived.header.exchange, role]
         if role is Role.RESPONDER:
             heard(self, arrived.path, now)
-            reauthentication.response_arrived(self)
+            reauthentication.request_came(self, arrived.message)
             return self.answer(handler, arrived.message, arrived.header, arrived.datagram, arrived.path, now)
         return self._on_response(handler, arrived, now)
 
@@ -385,7 +385,7 @@ class IkeSa(Channel):
 
     def install(self, child: ChildSa, *, activate: bool, replaces: ChildSa | None = None) -> None:
         """Into the data plane, and into the log: as a new one, or as the successor of `replaces`."""
-        self.context.children.install(child, activate=activate)
+        self.context.children.install(child, activate=activate and not reauthentication.has_moved(self, child))
         self.connection.child_up(child)
         text = f"{child.config.name}: {child_text(child)}"
         if replaces is None:
