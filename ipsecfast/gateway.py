@@ -70,6 +70,7 @@ DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
 EVENTS_AT_ONCE = 256
 TICK = 1.0  # seconds
 REFRESH_DELAY = 0.05  # seconds in which changes of the network gather before next hops are read anew
+YOUNG_OBJECTS = 20_000  # made since Python last looked for garbage in circles
 FAREWELL_TIME = 2.0  # seconds for the peers to answer our DELETEs
 
 
