@@ -32,7 +32,9 @@ def hybrid(me: str) -> ConnectionConfig:
     esp = ("aes128gcm16-x25519-ke1_mlkem768", "aes128gcm16-x25519", "aes128gcm16")
     ppk = PostquantumKey(b"ppk", b"p" * 32)
     children = tuple(child(f"net{n}", me, esp=esp) for n in (0, 1))
-    return connection(me, ike=(HYBRID, PLAIN), children=children, ppk_id="ppk", ppks=(ppk,))
+    return connection(
+        me, ike=(HYBRID, PLAIN), children=children, ppk_id="ppk", ppks=(ppk,), resumption=True, keyingtries=0
+    )
 
 
 def certified(me: str) -> ConnectionConfig:
@@ -108,6 +110,10 @@ def life(number: int) -> Pair:
         for gateway in rng.sample((pair.a, pair.b), rng.choice([1, 2])):
             gateway.endpoint.rekey("ab", what, pair.now)
         pair.run(20.0)
+    pair.b.restart()  # a learns of it, and comes back with its ticket if it has one
+    for reqid in pair.a.dataplane.active:
+        pair.a.dataplane.send(reqid)
+    pair.run(30.0)
     pair.a.endpoint.terminate("ab", "net0", pair.now)
     pair.run(1.0)
     pair.b.terminate(None)
@@ -135,4 +141,4 @@ def datagrams(number: int) -> list[bytes]:
 
 
 def is_in_clear(exchange: int) -> bool:
-    return exchange == ExchangeType.IKE_SA_INIT
+    return exchange in (ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME)
