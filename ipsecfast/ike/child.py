@@ -16,6 +16,7 @@ from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.actions import Action, ActivateOutbound, InstallSa, MovePeer, RemoveSa
 from ipsecfast.ike.proposal import has_ml_kem
 from ipsecfast.ike.selectors import SelectorPair
+from ipsecfast.ike.states import Cause
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import Path, Proposal, SaParams
 
@@ -106,7 +107,7 @@ class ChildSa:
         self.state = ChildState.INSTALLED
         self.outbound_state = OutboundState.REGISTERED
         self.successor: ChildSa | None = None
-        self.unwanted = False  # the operator ends it: whatever takes its place goes too
+        self.unwanted: Cause | None = None  # the operator ends it, or a twin stays: what takes its place goes too
         self.collision: ChildSa | None = None  # what the peer made of this one while our own rekey was under way
         self.established_at = now
         lifetime = config.lifetime

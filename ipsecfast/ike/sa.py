@@ -459,7 +459,8 @@ class IkeSa(Channel):
         self.delete_child(child, Cause.EXPIRED, now)
 
     def delete_child(self, child: ChildSa, cause: Cause, now: float) -> None:
-        child.unwanted |= cause is Cause.OPERATOR
+        if cause in (Cause.OPERATOR, Cause.DUPLICATE):
+            child.unwanted = cause
         deleting = (e.child for e in (self.current, *self.queue) if isinstance(e, DeleteChild))
         if child.state is not ChildState.CLOSED and child not in deleting:
             self.start(DeleteChild(child, cause), now)
@@ -482,7 +483,7 @@ class IkeSa(Channel):
             warning=True,
             child=child,
         )
-        self.close_child(child, Cause.OPERATOR if child.unwanted else Cause.DUPLICATE, now)
+        self.close_child(child, child.unwanted or Cause.DUPLICATE, now)
         if not child.unwanted:
             self.start(CreateChild(child.config), now)
 

@@ -233,6 +233,27 @@ def test_both_ends_create_the_same_child(loser: str) -> None:
     pair.check_converged(children=2)
 
 
+def test_the_twin_that_goes_is_rekeyed_before_its_delete() -> None:
+    """s2.25.1: a will delete its own of two that were made at once, but waits for an answer; b must not replace it, or
+    there would be two again."""
+    both = {x: (child("net1", x), child("net2", x)) for x in "ab"}
+    pair = Pair(connection("a", children=both["a"]), connection("b", children=both["b"]))
+    pair.a.initiate("net1")
+    pair.run(1.0)
+    lowest_is(pair, pair.a)
+    pair.a.initiate("net2")
+    pair.b.initiate("net2")
+    pair.a.established[0].start(Liveness(), pair.now)
+    pair.run(0.03)
+    pair.link = lose_first("a", lambda m: m.exchange == ExchangeType.INFORMATIONAL)
+    pair.run(0.1)
+    mark = pair.mark()
+    pair.b.rekey("net2")
+    run_quiet(pair)
+    assert "a --> CREATE_CHILD_SA {N(TEMPORARY_FAILURE)}" in pair.exchange(mark)
+    pair.check_converged(children=2)
+
+
 def test_a_late_initiator_joins_the_ike_sa_that_the_peer_made() -> None:
     """b has sent IKE_SA_INIT when a's IKE SA gets through: b drops its attempt and takes that one."""
     pair = Pair()

@@ -16,7 +16,6 @@ from ipsecfast.ike.exchange import rekey_child, rekey_ike
 from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
-from ipsecfast.ike.exchange.informational import DeleteChild
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.payloads import Payload, SaPayload
 from ipsecfast.ike.resources import settle_first
@@ -92,4 +91,4 @@ def resolve_twins(sa: IkeSa, child: ChildSa, now: float) -> None:
         if same and twin.initiator != child.initiator and not several:
             loser = min(child, twin, key=lambda c: min(c.nonces))
             if loser.initiator:
-                sa.start(DeleteChild(loser, Cause.DUPLICATE), now)
+                sa.delete_child(loser, Cause.DUPLICATE, now)

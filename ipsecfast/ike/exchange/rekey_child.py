@@ -106,9 +106,9 @@ class RekeyChild(ChildExchange):
 
 
 def _end_too(sa: IkeSa, old: ChildSa, new: ChildSa, now: float) -> None:
-    """The operator ended the old one while its successor was on its way."""
+    """The old one was to go already while its successor was on its way."""
     if old.unwanted:
-        sa.delete_child(new, Cause.OPERATOR, now)
+        sa.delete_child(new, old.unwanted, now)
 
 
 def respond(sa: IkeSa, rekeyed: NotifyPayload, message: Message, now: float) -> Steps[Sequence[Payload]]:
