@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -91,7 +92,10 @@ def run_gateway(config: GatewayConfig) -> None:
             raise ConfigError(problems)
         for sentence in advice(config, netlink, addresses):
             log_event(logging.WARNING, "machine", sentence)
-        asyncio.run(Gateway(config, netlink, addresses, state).run())
+        gateway = Gateway(config, netlink, addresses, state)
+        gc.freeze()  # what is there now stays; each tunnel brings more, and little of it is ever garbage in circles
+        gc.set_threshold(YOUNG_OBJECTS)
+        asyncio.run(gateway.run())
 
 
 def check_engine(config: GatewayConfig) -> None:
