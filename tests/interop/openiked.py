@@ -20,7 +20,7 @@ from ipsecfast.pki import KeyType, make_authority
 SOCKET = "/run/iked.sock"
 NO_ESP = (
     "no Child SA: OpenIKED's build for Linux has AES-CBC with HMAC alone for ESP, ipsecfast has AES-GCM alone, and "
-    " OpenIKED keeps no IKE SA without a Child SA (RFC 6023)"
+    "OpenIKED keeps no IKE SA without a Child SA (RFC 6023)"
 )
 CONF = """
 set passive
