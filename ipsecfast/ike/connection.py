@@ -292,9 +292,8 @@ class Connection:
         end that began it; both ends know all four."""
         loser = min(sa, other, key=lambda s: min(s.nonces))
         if loser.initiator and loser.reauth.anew:
-            reauthentication.supersede(
-                loser, sa if loser is other else other, now
-            )  # the winner may not have all its Child SAs yet
+            winner = sa if loser is other else other  # it may not have all its Child SAs yet
+            reauthentication.supersede(loser, winner, now)
         elif loser.initiator:
             loser.delete(Cause.DUPLICATE, now)
         else:

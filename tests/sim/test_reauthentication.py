@@ -10,7 +10,7 @@ from simulation import Gateway, Lifetime, Link, Pair, child, connection, replay_
 
 from ipsecfast.configured import PresharedKey
 from ipsecfast.identity import Identity
-from ipsecfast.ike.constants import ExchangeType, NotifyType
+from ipsecfast.ike.constants import AuthenticationFailed, ExchangeType, NotifyType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.exchange.informational import Report
 from ipsecfast.ike.message import Message
@@ -241,6 +241,31 @@ def test_a_failure_is_tried_again_until_the_time_is_over() -> None:
     assert len(found.a.established) == 1
     found.run(20.0)
     assert "ike-expired" in found.a.events()
+
+
+def test_the_initiator_refuses_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s2.21.2: the responder has it up already, and goes back to the old one."""
+
+    def refuse(*_: object) -> object:
+        raise AuthenticationFailed("not today")
+        yield
+
+    found = pair()
+    (old,) = found.b.established
+    monkeypatch.setattr("ipsecfast.ike.exchange.ike_auth.verify", refuse)
+    found.traffic(4.0, every=0.01)
+    reauthenticate(found.a)
+    found.run(1.0)
+    monkeypatch.undo()
+    assert "reauth-failed" in found.a.events()
+    assert found.b.established == [old]
+    assert old.usable
+    found.run(4.0)
+    assert found.lost == 0
+    found.a.rekey(None)
+    run_quiet(found)
+    found.check_converged(children=2)
+    found.check_forgotten()
 
 
 def test_the_peer_vanishes_meanwhile() -> None:
