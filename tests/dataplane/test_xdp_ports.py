@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,8 @@ HOST_B = ("10.2.0.2", "fd00:b::2")
 def missing() -> str | None:
     if os.geteuid() != 0:
         return "namespaces and AF_XDP need root"
+    if shutil.which("ping") is None:
+        return "ping is not installed (package iputils-ping)"
     try:
         socket.socket(AF_XDP, socket.SOCK_RAW, 0).close()
     except OSError as error:
