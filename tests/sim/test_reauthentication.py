@@ -58,7 +58,7 @@ def test_the_exchanges(who: str) -> None:
     found.run(1.0)
     mark = found.mark()
     reauthenticate(found.gateways[who])
-    found.run(1.0)
+    found.run(2.0)
     there, back = ("a -->", "<-- b") if who == "a" else ("<-- b", "a -->")
     assert [line.split(" {")[0] for line in found.exchange(mark)] == [
         f"{there} IKE_SA_INIT",
