@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ PLUGINS = (
     "socket-default vici"
 )
 PLUGINS_6 = "random nonce openssl pem pkcs1 x509 pubkey revocation curl gcm {esp} kernel-netlink socket-default vici"
+IN_BARE_ROOT = 'for d in dev proc sys; do mount --rbind /$d "$0/$d"; done; exec chroot "$0" "$@"'
 STRONGSWAN_CONF = """
 {section} {{
   load_modular = no
@@ -117,12 +118,15 @@ class Release:
     charon: Path = CHARON
     section: str = "charon"
     plugins: str = PLUGINS
+    bare: bool = False  # nobody has mounted its /dev, /proc and /sys
 
     def inside(self, path: Path) -> Path:
         """What the daemon calls a file."""
         return Path("/") / path.relative_to(self.root)
 
     def command(self, *arguments: str) -> tuple[str, ...]:
+        if self.bare:
+            return ("unshare", "-m", "--propagation", "private", "sh", "-c", IN_BARE_ROOT, str(self.root), *arguments)
         return arguments if self.root == Path("/") else ("chroot", str(self.root), *arguments)
 
 
@@ -318,4 +322,6 @@ def in_guest(guest: LinuxGuest, folder: Path, release: Release | None = None) ->
 
 
 def in_namespace(namespace: Namespace, folder: Path, release: Release | None = None) -> StrongSwan:
+    if release is not None:
+        release = replace(release, bare=not (release.root / "dev/null").exists())
     return StrongSwan(NamespacePlace(namespace), folder, libipsec=True, release=release)
