@@ -246,7 +246,7 @@ def charge(plan: Plan, count: int, say: Callable[[str], None]) -> None:
 
 
 @click.command()
-@click.option("--handshakes", type=click.IntRange(1, 20_000), help="Of each measurement. [default: 300; quick: 60]")
+@click.option("--handshakes", type=click.IntRange(1, 20_000), help="Of each measurement. [default: 500; quick: 60]")
 @click.option("--tunnels", type=click.IntRange(0, 50_000), help="Set up, rekeyed. [default: 5000; quick: 200]")
 @click.option("--flood", type=click.IntRange(0, 1_000_000), help="Forged requests. [default: 100000; quick: 5000]")
 @click.option("--against", metavar="ADDRESS", help="Load this responder instead, from port 500 of this machine.")
@@ -260,7 +260,7 @@ def charge(plan: Plan, count: int, say: Callable[[str], None]) -> None:
 @benchmark(rounds=5, quick_rounds=1, time_limit=1200)
 def command(settings: Settings, **options: Any) -> None:
     """Handshakes for a second of one CPU, ours beside strongSwan's charon; thousands of tunnels; a load generator."""
-    count = options["handshakes"] or (60 if settings.quick else 300)
+    count = options["handshakes"] or (60 if settings.quick else 500)
     tunnels = (200 if settings.quick else 5000) if options["tunnels"] is None else options["tunnels"]
     flood = (5000 if settings.quick else 100_000) if options["flood"] is None else options["flood"]
     if options["against"] is not None:
