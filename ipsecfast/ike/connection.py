@@ -279,7 +279,7 @@ class Connection:
         redirect.arrived(self, now)
         for other in tuple(self._others(sa)):
             assert other.established_at is not None
-            as_old = other.established_at >= sa.created_at and other.predecessor is None
+            as_old = other.established_at >= sa.created_at and not other.by_rekey
             if as_old and other.initiator != sa.initiator:
                 self._resolve_simultaneous(sa, other, now)
             elif initial_contact:

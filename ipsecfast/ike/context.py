@@ -93,6 +93,9 @@ class Context:
         self.ike_sas.close(sa)
         self.ike_sas.pop(sa.own_spi, None)
         self.by_request.pop(sa.request_digest, None)
+        for later in (sa.heir, sa.peer_successor):  # or each would keep all that were before it
+            if later is not None and later.predecessor is sa:
+                later.predecessor = None
 
     def settle(self, outcome: Outcome) -> None:
         """A datagram that was deferred has come to its end."""

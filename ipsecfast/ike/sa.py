@@ -91,7 +91,8 @@ class IkeSa(Channel):
         self.current: Exchange | None = None
         self.unserved: list[tuple[ChildConfig, Acquire | None]] = []  # wanted of it, and not to be had any more
         self.closing: Cause | None = None
-        self.predecessor: IkeSa | None = None
+        self.by_rekey = False  # made by CREATE_CHILD_SA, not by IKE_AUTH
+        self.predecessor: IkeSa | None = None  # until nothing is left of it
         self.heir: IkeSa | None = None  # it has the Child SAs
         self.peer_successor: IkeSa | None = None  # s2.8.2: what the peer's rekey made of this one
         self.redundant = False

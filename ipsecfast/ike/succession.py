@@ -34,7 +34,7 @@ def spawn(
     new.local_id, new.remote_id, new.credentials = old.local_id, old.remote_id, old.credentials
     new.local_nat, new.remote_nat, new.udp_encap = old.local_nat, old.remote_nat, old.udp_encap
     new.fragments_in, new.fragments_out = old.fragments_in, old.fragments_out
-    new.predecessor, new.manners = old, old.manners
+    new.by_rekey, new.predecessor, new.manners = True, old, old.manners
     resumption.inherit(old, new)
     new.quantum_resistant = old.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
     new.ppk = old.ppk

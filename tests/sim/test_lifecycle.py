@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from ipaddress import ip_address
 
 import pytest
@@ -248,6 +250,20 @@ def test_an_sa_that_cannot_be_rekeyed_ends_at_its_hard_limit() -> None:
     assert "child-expired" in pair.a.events()
     assert "<-- b CREATE_CHILD_SA {N(NO_PROPOSAL_CHOSEN)}" in pair.exchange(mark)
     pair.check_converged(children=0)
+
+
+@pytest.mark.parametrize("by", ["a", "b"])
+def test_nothing_is_kept_of_what_was_rekeyed(by: str) -> None:
+    """However often: the last IKE SA does not hold those before it, nor their keys."""
+    pair = Pair().up()
+    gone = []
+    for _ in range(5):
+        gone += [weakref.ref(gateway.established[0]) for gateway in (pair.a, pair.b)]
+        pair.gateways[by].rekey(None)
+        run_quiet(pair)
+    gc.collect()
+    assert [sa() for sa in gone] == [None] * 10
+    pair.check_converged(children=1)
 
 
 def test_ike_lifetimes() -> None:
