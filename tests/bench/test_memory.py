@@ -19,9 +19,8 @@ def run(*arguments: str) -> Result:
 
 
 def test_every_direction_and_number_of_workers_has_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "ipsecfast.bench.memory.SLICE_SECONDS", 0.1
-    )  # a busy machine gives a thread its turn within that
+    # As short as a busy machine takes to give each thread its turn.
+    monkeypatch.setattr("ipsecfast.bench.memory.SLICE_SECONDS", 0.1)
     file = tmp_path / "r.json"
     result = run(
         "--rounds", "1", "--workers", "2", "--sizes", "imix", "--engines", ",".join(ENGINES), "--json", str(file)
