@@ -280,6 +280,7 @@ class Connection:
         for other in tuple(self._others(sa)):
             assert other.established_at is not None
             as_old = other.established_at >= sa.created_at and not other.by_rekey
+            as_old &= not reauthentication.retires(other)
             if as_old and other.initiator != sa.initiator:
                 self._resolve_simultaneous(sa, other, now)
             elif initial_contact:

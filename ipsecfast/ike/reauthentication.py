@@ -86,6 +86,13 @@ def standing(sa: IkeSa | None) -> IkeSa | None:
     return sa
 
 
+def retires(old: IkeSa) -> bool:
+    """Its successor by reauthentication (s2.8.3) stands and still gets Child SAs. The peer has it superseded and
+    compares nothing with it any more (s2.8.1), so we don't either."""
+    stand = (sa for sa in old.connection.ike_sas() if sa.established_at is not None)
+    return any(standing(sa.reauth.replaces) is old for sa in stand)
+
+
 class RetireOld(Exchange):
     """The last thing that waits on a new IKE SA: no message of its own, but the DELETE of the old one, once every Child
     SA has its counterpart here."""

@@ -174,6 +174,33 @@ def test_both_begin(loser: str, delay: float) -> None:
     found.check_forgotten()
 
 
+def test_both_begin_and_one_begins_again_before_the_other_gets_through() -> None:
+    """b's first new IKE SA would win against a's, its second loses. b does not compare the first any more: for a the
+    second has taken its place, so a deletes nothing that b could wait for."""
+    found = pair(settings=PATIENT)
+    found.traffic(30.0, every=0.05)
+    late = {("a", ExchangeType.IKE_AUTH)}
+    found.link = Link(drop=lambda by, m: m is not None and not m.response and (by, m.exchange) in late)
+    found.a.next_nonces(b"\x01" * 32)
+    reauthenticate(found.a)
+    reauthenticate(found.b)
+    found.run(1.5)
+    assert len(found.b.established) == 1
+    late.add(("b", ExchangeType.CREATE_CHILD_SA))  # net1
+    found.b.next_nonces(b"\x00" * 32)
+    reauthenticate(found.b)
+    found.run(0.3)
+    assert len(found.b.established) == 2
+    late.discard(("a", ExchangeType.IKE_AUTH))
+    found.run(3.0)
+    late.clear()
+    run_quiet(found)
+    found.run(PATIENT.retransmit.total)
+    assert found.lost == 0
+    found.check_converged(children=2)
+    found.check_forgotten()
+
+
 @pytest.mark.parametrize("what", [None, "net0", "net1"])
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13])
 @pytest.mark.parametrize("who", ["a", "b"])
