@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -305,17 +305,20 @@ class Connection:
     def terminate(self, child: str | None, now: float) -> int:
         """Close one child's SAs, or everything; how many SAs that were."""
         sas = tuple(self.ike_sas())
+        self._stop_waiting([c for c, _ in self.waiting.values() if child in (None, c.name)], now)
         if child is not None:
-            self.waiting.pop(child, None)
             pairs = [(sa, c) for sa in sas for c in sa.children.values() if c.config.name == child and c.live]
             for sa, found in sorted(pairs, key=lambda pair: not pair[1].resource):  # the one for all workers at last
                 sa.delete_child(found, Cause.OPERATOR, now)
             return len(pairs)
         self.context.timers.clear(self, Timer.CONNECT)
-        self.waiting.clear()
         for sa in sas:
             sa.delete(Cause.OPERATOR, now)
         return len(sas)
+
+    def _stop_waiting(self, children: Iterable[ChildConfig], now: float) -> None:
+        """Nobody negotiates for their packets any more, so these are held no longer."""
+        self._release(tuple(self.waiting.pop(child.name) for child in children), now)
 
     def reauthenticate(self, now: float) -> int:
         """Authenticate the IKE SAs anew; how many that were."""

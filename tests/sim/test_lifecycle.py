@@ -188,6 +188,25 @@ def test_what_the_operator_ends_stays_ended() -> None:
     assert not pair.a.ike_sas
 
 
+@pytest.mark.parametrize("what", [None, "net"])
+def test_packets_that_wait_for_the_next_try_go_when_the_operator_ends_it(what: str | None) -> None:
+    """Nobody negotiates for them any more, and the next packet asks anew."""
+    trap = child("net", "a", start_action=StartAction.TRAP)
+    pair = Pair(connection("a", keyingtries=0, children=(trap,)), link=Link(down=True)).start()
+    pair.a.dataplane.send(1)
+    while "retrying" not in pair.a.events():
+        pair.run(1.0)
+    pair.link.down = False
+    pair.a.terminate(what)
+    assert pair.a.dataplane.released[1] == 1
+    pair.run(20.0)
+    assert not pair.a.ike_sas
+    pair.a.dataplane.send(1)
+    run_quiet(pair)
+    assert pair.b.dataplane.received == 1
+    pair.check_converged(children=1)
+
+
 # -- lifetimes ---------------------------------------------------------------------------------------------------------
 
 
