@@ -218,6 +218,28 @@ def test_a_rekey_meanwhile(who: str, delay: float, what: str | None) -> None:
     found.check_forgotten()
 
 
+def test_what_rekeys_make_of_the_old_one_goes_too() -> None:
+    """Both rekey it, the answers come when it is replaced already: what takes its place then is not wanted either."""
+    found = pair(children=1, settings=PATIENT)
+    found.traffic(20.0, every=0.05)
+    held = [True]
+    rekeys = ExchangeType.CREATE_CHILD_SA
+    found.link = Link(drop=lambda by, m: held[0] and m is not None and m.response and m.exchange == rekeys)
+    found.a.rekey(None)
+    found.b.rekey(None)
+    found.run(1.5)
+    reauthenticate(found.b)
+    found.run(0.2)
+    assert "reauthenticated" in found.b.events()
+    held[0] = False
+    run_quiet(found)
+    assert "ike-rekeyed" in found.a.events()
+    assert "ike-rekeyed" in found.b.events()
+    assert found.lost == 0
+    found.check_converged(children=1)
+    found.check_forgotten()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_on_a_bad_link(seed: int) -> None:
     """Loss, duplicates, reordering; both reauthenticate and rekey by time and by command: no packet meets no SA."""
