@@ -24,6 +24,7 @@ from ipsecfast.ike.resumption import Ticket
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import await_delete
+from ipsecfast.ike.supersession import supersede
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import IKE_PORT, Acquire, IPAddress, Path, Proposal, StartAction
 
@@ -286,7 +287,7 @@ class Connection:
             elif initial_contact:
                 other.close(Cause.DUPLICATE, now)  # s2.4: the peer has forgotten it, no DELETE
             elif not sa.initiator:
-                reauthentication.supersede(other, sa, now)
+                supersede(other, sa, now)
 
     def _resolve_simultaneous(self, sa: IkeSa, other: IkeSa, now: float) -> None:
         """Both ends initiated at once. As in s2.8.1 the IKE SA with the lowest of the four nonces goes, deleted by the
@@ -294,7 +295,7 @@ class Connection:
         loser = min(sa, other, key=lambda s: min(s.nonces))
         if loser.initiator and loser.reauth.anew:
             winner = sa if loser is other else other  # it may not have all its Child SAs yet
-            reauthentication.supersede(loser, winner, now)
+            supersede(loser, winner, now)
         elif loser.initiator:
             loser.delete(Cause.DUPLICATE, now)
         else:

@@ -2,14 +2,13 @@
 
 Make before break: the new IKE SA gets all Child SAs of the old one, traffic goes over to them, then the old one is
 deleted. Until then both stand, so nothing is lost. The end that begins it, whichever that is, deletes the old one; the
-other end gives it a moment for that (`supersede`).
+other end gives it a moment for that (`supersession`).
 
 When: `auth_lifetime`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
@@ -19,6 +18,7 @@ from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.message import Message
 from ipsecfast.ike.states import Cause, IkeState
+from ipsecfast.ike.supersession import supersede, with_peer
 from ipsecfast.ike.timers import Timer
 from ipsecfast.model import IKE_PORT, Path
 
@@ -26,14 +26,8 @@ if TYPE_CHECKING:
     from ipsecfast.ike.child import ChildSa
     from ipsecfast.ike.sa import IkeSa
 
-MAX_SUPERSEDED = 4  # IKE SAs with one peer that wait for the peer's DELETE
 RETIRE_PAUSE = 1.0  # seconds
 RETRY_FAILED = 4  # times the pause after TEMPORARY_FAILURE
-
-
-def _with_peer(sa: IkeSa) -> Iterator[IkeSa]:
-    """The IKE SAs between the same two, those that are closed left out."""
-    return (other for other in sa.context.ike_sas.between(sa.local_id, sa.remote_id) if not other.closed)
 
 
 # -- the end that begins -----------------------------------------------------------------------------------------------
@@ -43,7 +37,7 @@ def begin(sa: IkeSa, now: float) -> bool:
     """Make the new IKE SA; False if that can't be just now."""
     if any(standing(other.reauth.replaces) is sa for other in sa.connection.ike_sas()):
         return True
-    if not sa.usable or any(o.reauth.superseded_at is not None for o in _with_peer(sa)):
+    if not sa.usable or any(o.reauth.superseded_at is not None for o in with_peer(sa)):
         _again(sa, now, 1)  # it is being rekeyed, or what the peer has begun is not over
         return False
     children = list(dict.fromkeys(child.config for child in sa.children.values() if child.live))
@@ -136,21 +130,9 @@ class RetireOld(Exchange):
 # -- the end that is begun with ----------------------------------------------------------------------------------------
 
 
-def supersede(old: IkeSa, new: IkeSa, now: float) -> None:
-    """The peer has another IKE SA with us now. If that was reauthentication, it deletes the old one when it has moved
-    its Child SAs; if it was not, nobody misses it. Nothing new is made on it."""
-    before = [sa for sa in _with_peer(old) if sa.reauth.superseded_at is not None and sa.closing is None]
-    if len(before) >= MAX_SUPERSEDED:  # it authenticates itself again and again
-        before[0].delete(Cause.DUPLICATE, now)
-    old.reauth.superseded_at, old.reauth.superseded_by = now, new
-    old.redundant = True
-    old.context.timers.clear(old, Timer.REAUTH)
-    old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.supersede_pause)
-
-
 def restore(new: IkeSa) -> None:
     """The peer has refused us on the new one (s2.21.2), so it goes on with what it replaced here."""
-    for old in _with_peer(new):
+    for old in with_peer(new):
         if old.reauth.superseded_by is new and old.closing is None:
             old.reauth.superseded_at = old.reauth.superseded_by = None
             old.redundant = False
@@ -201,7 +183,7 @@ def expire_superseded(old: IkeSa, now: float) -> None:
     if not carries(old) or now >= old.reauth.superseded_at + settings.retransmit.total:
         old.delete(Cause.DUPLICATE, now)
         return
-    for sa in _with_peer(old):
+    for sa in with_peer(old):
         if sa.usable and sa.reauth.unproved and sa.current is None:
             sa.start(ProveAuth(), now)
     old.context.timers.set(old, Timer.EXPIRE, now + settings.supersede_pause / 10)  # soon: that is asked for

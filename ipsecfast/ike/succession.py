@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import reauthentication, redirect, resumption
+from ipsecfast.ike import redirect, resumption
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
 from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.proposal import has_ml_kem
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.supersession import supersede
 from ipsecfast.ike.timers import Timer
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     old.go_on_waiting(now)
     old.context.timers.set(old, Timer.EXPIRE, now + old.context.settings.retransmit.total)
     if old.reauth.superseded_by is not None:  # s2.8.3: so is what the rekey made of it
-        reauthentication.supersede(new, old.reauth.superseded_by, now)
+        supersede(new, old.reauth.superseded_by, now)
     new.note("ike-rekeyed", f"took the place of {old}")
     resumption.renew(new, now)
     if old.closing is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import ipsecfast
@@ -35,3 +37,21 @@ def test_ike_is_pure() -> None:
     shell = {"asyncio", "os", "random", "secrets", "select", "signal", "socket", "subprocess", "threading", "time"}
     for file in (PACKAGE / "ike").rglob("*.py"):
         assert not imported_by(file) & shell, file
+
+
+EACH_FIRST = """
+import importlib, sys
+for name in sys.argv[1:]:
+    for loaded in [m for m in sys.modules if m.split(".")[0] == "ipsecfast"]:
+        del sys.modules[loaded]
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_of_ike_can_be_imported_first() -> None:
+    """Nobody has to know in which order the others import each other."""
+    files = (file.relative_to(PACKAGE.parent).with_suffix("") for file in (PACKAGE / "ike").rglob("*.py"))
+    names = sorted(".".join(file.parts).removesuffix(".__init__") for file in files)
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(names) > 70
