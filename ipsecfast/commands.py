@@ -18,7 +18,7 @@ from ipsecfast.errors import ControlError
 from ipsecfast.ike.actions import Action, Notify
 from ipsecfast.ike.child import LIVE
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.ike.gateway_identity import parse_target
+from ipsecfast.ike.extension.gateway_identity import parse_target
 from ipsecfast.ike.snapshot import ChildStatus, IkeSaStatus
 from ipsecfast.ike.states import IkeState
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ipsecfast.ike.actions import Fetch, Source
-from ipsecfast.ike.revocation import parse_crl
+from ipsecfast.ike.credential.revocation import parse_crl
 
 Deliver = Callable[[int, object], None]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ipsecfast.errors import SetupError
+from ipsecfast.ike.extension.tickets import KEY_LENGTH, NUMBER_LENGTH
 from ipsecfast.ike.lasting import FORGETFUL, Lasting, TicketKey
-from ipsecfast.ike.tickets import KEY_LENGTH, NUMBER_LENGTH
 
 SECRETS = "secrets.json"
 SECRET_LENGTH = 32

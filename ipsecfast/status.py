@@ -51,7 +51,7 @@ from typing import Any, TypeAlias
 from ipsecfast import __version__
 from ipsecfast.config import GatewayConfig
 from ipsecfast.configured import ChildConfig, ConnectionConfig
-from ipsecfast.ike.finding import Finding
+from ipsecfast.ike.credential.finding import Finding
 from ipsecfast.ike.snapshot import ChildStatus, ConnectionStatus, IkeSaStatus
 from ipsecfast.model import Path
 from ipsecfast.spd import ChildKey

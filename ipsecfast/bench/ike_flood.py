@@ -17,9 +17,9 @@ from pyroute2 import IPRoute
 
 from ipsecfast.bench.ike_subjects import IKE
 from ipsecfast.ike.constants import ExchangeType, KeGroup
-from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
-from ipsecfast.ike.payloads import KePayload, NoncePayload, SaPayload
-from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
+from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, SaPayload
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import IKE_PORT, Path, ProtocolId
 from ipsecfast.sockets import send_from
 

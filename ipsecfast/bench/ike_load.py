@@ -29,7 +29,7 @@ from ipsecfast.ike.actions import Action, Compute, InstallSa, Notify, Transmit
 from ipsecfast.ike.constants import IdType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import IKE_PORT, NAT_T_PORT, ProtocolId, TrafficSelector
 from ipsecfast.pki import Issued, KeyType, make_certificate
 from ipsecfast.sockets import NAT_KEEPALIVE, NON_ESP_MARKER, IkeSocket

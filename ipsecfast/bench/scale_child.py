@@ -35,8 +35,8 @@ from ipsecfast.errors import IpsecError
 from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.ike.proposal import parse_proposal
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.measure import StageBench
 from ipsecfast.model import Path, Policy, PolicyAction, ProtocolId, TrafficSelector
 

@@ -29,8 +29,8 @@ from ipsecfast.configured import (
     RevocationPolicy,
 )
 from ipsecfast.identity import Identity
-from ipsecfast.ike.certificates import has_identity, identities_text, subject_identity
-from ipsecfast.ike.revocation import parse_crl, parse_response
+from ipsecfast.ike.credential.certificates import has_identity, identities_text, subject_identity
+from ipsecfast.ike.credential.revocation import parse_crl, parse_response
 
 _PEM = b"-----BEGIN"
 _NO_SIGNATURES = "the key can make no signature here: RSA, ECDSA, Ed25519, Ed448 and ML-DSA can"

@@ -19,7 +19,7 @@ from ipsecfast.configured import (
     Vendor,
 )
 from ipsecfast.identity import Identity
-from ipsecfast.ike.crypto import HAS_ML_KEM
+from ipsecfast.ike.crypto.primitives import HAS_ML_KEM
 from ipsecfast.model import CopyField, IPAddress, IPNetwork, Lifetime, Mode, Proposal, StartAction, TrafficSelector
 
 # X25519 and ML-KEM first (RFC 9370): what is recorded today stays secret when quantum computers come. A peer without it

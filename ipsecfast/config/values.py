@@ -16,8 +16,8 @@ from cryptography import x509
 
 from ipsecfast.config.gateway import Carrier, RingChoice, RingKind
 from ipsecfast.identity import Identity
-from ipsecfast.ike.gateway_identity import parse_target
-from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.extension.gateway_identity import parse_target
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import (
     MAX_PORT,
     PROTOCOL_ICMP,

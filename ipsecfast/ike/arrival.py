@@ -15,8 +15,8 @@ from ipsecfast.ike.constants import (
     TemporaryFailure,
 )
 from ipsecfast.ike.context import INFO, WARNING
-from ipsecfast.ike.message import Header, Message
 from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.wire.message import Header, Message
 from ipsecfast.model import Path
 
 if TYPE_CHECKING:

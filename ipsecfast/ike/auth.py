@@ -7,8 +7,8 @@ from hashlib import sha1
 
 from cryptography.hazmat.primitives import constant_time
 
-from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.payloads import IdPayload
+from ipsecfast.ike.crypto.primitives import Prf
+from ipsecfast.ike.wire.payloads import IdPayload
 from ipsecfast.model import IPAddress
 
 COOKIE_LENGTH = 32

@@ -12,10 +12,13 @@ from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.auth import IntAuth
 from ipsecfast.ike.constants import IN_CLEAR, ExchangeType
 from ipsecfast.ike.context import Context
-from ipsecfast.ike.crypto import SkCipher
-from ipsecfast.ike.fragments import Reassembly, is_fragment, open_fragment, seal_datagrams
-from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.message import (
+from ipsecfast.ike.crypto.keymat import IkeKeys
+from ipsecfast.ike.crypto.primitives import SkCipher
+from ipsecfast.ike.crypto.suite import Suite
+from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.window import Window
+from ipsecfast.ike.wire.fragments import Reassembly, is_fragment, open_fragment, seal_datagrams
+from ipsecfast.ike.wire.message import (
     ZERO_SPI,
     Header,
     Message,
@@ -24,10 +27,7 @@ from ipsecfast.ike.message import (
     open_message,
     parse_message,
 )
-from ipsecfast.ike.payloads import Payload
-from ipsecfast.ike.suite import Suite
-from ipsecfast.ike.timers import Timer
-from ipsecfast.ike.window import Window
+from ipsecfast.ike.wire.payloads import Payload
 from ipsecfast.model import NAT_T_PORT, Path
 
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.actions import Action, ActivateOutbound, InstallSa, MovePeer, RemoveSa
-from ipsecfast.ike.proposal import has_ml_kem
-from ipsecfast.ike.selectors import SelectorPair
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.proposal import has_ml_kem
+from ipsecfast.ike.wire.selectors import SelectorPair
 from ipsecfast.model import Path, Proposal, SaParams
 
 if TYPE_CHECKING:

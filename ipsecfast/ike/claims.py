@@ -14,7 +14,7 @@ from itertools import product
 from ipsecfast.identity import Identity
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import TsUnacceptable
-from ipsecfast.ike.selectors import SelectorPair, Selectors
+from ipsecfast.ike.wire.selectors import SelectorPair, Selectors
 from ipsecfast.model import TrafficSelector
 
 

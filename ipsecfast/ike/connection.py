@@ -8,24 +8,26 @@ from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad, reauthentication, redirect, resumption
+from ipsecfast.ike import reauthentication
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.claims import Claims
 from ipsecfast.ike.constants import NoProposalChosen
 from ipsecfast.ike.context import INFO, WARNING, Context
+from ipsecfast.ike.credential import pad
 from ipsecfast.ike.diagnosis import Failure
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.ike_sa_init import IkeSaInit
 from ipsecfast.ike.exchange.ike_session_resume import IkeSessionResume
-from ipsecfast.ike.proposal import select
-from ipsecfast.ike.redirect import Redirection
-from ipsecfast.ike.resumption import Ticket
+from ipsecfast.ike.extension import redirect, resumption
+from ipsecfast.ike.extension.redirect import Redirection
+from ipsecfast.ike.extension.resumption import Ticket
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import await_delete
 from ipsecfast.ike.supersession import supersede
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.proposal import select
 from ipsecfast.model import IKE_PORT, Acquire, IPAddress, Path, Proposal, StartAction
 
 Wanted: TypeAlias = tuple[tuple[ChildConfig, Acquire | None], ...]

@@ -10,7 +10,7 @@ from ipsecfast.errors import ProtocolError
 from ipsecfast.model import TransformType
 
 if TYPE_CHECKING:
-    from ipsecfast.ike.mismatch import Mismatch
+    from ipsecfast.ike.wire.mismatch import Mismatch
 
 MAJOR_VERSION = 2
 SPI_LENGTH = 8

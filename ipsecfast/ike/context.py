@@ -9,17 +9,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Action, Notify
-from ipsecfast.ike.archive import Archive
 from ipsecfast.ike.child import ChildTable, Reqids
 from ipsecfast.ike.constants import SPI_LENGTH
+from ipsecfast.ike.credential.archive import Archive
+from ipsecfast.ike.extension.tickets import Spent
 from ipsecfast.ike.half_open import HalfOpen
 from ipsecfast.ike.jobs import Jobs
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
-from ipsecfast.ike.message import ZERO_SPI
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.sa_table import IkeSaTable
-from ipsecfast.ike.tickets import Spent
 from ipsecfast.ike.timers import Backoff, Bucket, RateLimit, TimerQueue, fraction
+from ipsecfast.ike.wire.message import ZERO_SPI
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from ipsecfast.configured import AuthKind, ConnectionConfig, Vendor
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad
 from ipsecfast.ike.actions import Details
 from ipsecfast.ike.constants import NotifyType
+from ipsecfast.ike.credential import pad
 from ipsecfast.ike.dialects import DIALECTS, VENDOR_NAMES, Swanctl, Unsayable
-from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.proposal import proposal_text
-from ipsecfast.ike.selectors import SelectorPair
+from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.proposal import proposal_text
+from ipsecfast.ike.wire.selectors import SelectorPair
 from ipsecfast.model import NAT_T_PORT, Mode, Path, Proposal
 
 MAX_NEAR = 4  # connections that a sentence about addresses names

@@ -13,10 +13,10 @@ from typing import Any
 from ipsecfast.configured import AuthKind, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import EncrId, IdType, IntegId, KeGroup, PrfId
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import VendorIdPayload
-from ipsecfast.ike.proposal import proposal_text, transform_text
-from ipsecfast.ike.selectors import SelectorPair, selectors_text
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import VendorIdPayload
+from ipsecfast.ike.wire.proposal import proposal_text, transform_text
+from ipsecfast.ike.wire.selectors import SelectorPair, selectors_text
 from ipsecfast.model import Mode, Proposal, ProtocolId, TrafficSelector, Transform, TransformType
 
 VENDOR_IDS: tuple[tuple[bytes, Vendor], ...] = (

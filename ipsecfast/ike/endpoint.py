@@ -13,7 +13,6 @@ from hashlib import sha256
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.errors import ProtocolError
-from ipsecfast.ike import pad, puzzles, quick_crash, redirect
 from ipsecfast.ike.actions import Action, ResolveName, Transmit
 from ipsecfast.ike.auth import COOKIE_LENGTH, make_cookie, verify_cookie
 from ipsecfast.ike.channel import NAT_KEEPALIVE
@@ -34,22 +33,24 @@ from ipsecfast.ike.constants import (
     notify_name,
 )
 from ipsecfast.ike.context import Context, Settings
+from ipsecfast.ike.credential import pad
 from ipsecfast.ike.diagnosis import other_version, unknown_addresses
 from ipsecfast.ike.exchange import resource_child
 from ipsecfast.ike.exchange.base import error_notify
 from ipsecfast.ike.exchange.informational import Report
-from ipsecfast.ike.gateway_identity import Target
+from ipsecfast.ike.extension import puzzles, quick_crash, redirect
+from ipsecfast.ike.extension.gateway_identity import Target
+from ipsecfast.ike.extension.puzzles import NO_PUZZLE, Puzzle
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
-from ipsecfast.ike.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
 from ipsecfast.ike.outcome import Outcome
-from ipsecfast.ike.payloads import NoncePayload, NotifyPayload, Payload, PuzzleSolutionPayload
-from ipsecfast.ike.puzzles import NO_PUZZLE, Puzzle
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.snapshot import ConnectionStatus, connection_status
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.timers import Bucket, Timer
 from ipsecfast.ike.transitions import TRANSITIONS
 from ipsecfast.ike.whereabouts import esp_heard, probe
+from ipsecfast.ike.wire.message import HEADER, ZERO_SPI, Header, Message, encode_message, parse_header, parse_message
+from ipsecfast.ike.wire.payloads import NoncePayload, NotifyPayload, Payload, PuzzleSolutionPayload
 from ipsecfast.model import (
     IKE_PORT,
     Acquire,

@@ -16,10 +16,10 @@ from ipsecfast.ike.constants import ExchangeType, NotifyError
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
-from ipsecfast.ike.message import Message
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.supersession import supersede, with_peer
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.message import Message
 from ipsecfast.model import IKE_PORT, Path
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
-from ipsecfast.ike import auth_lifetime, reauthentication, resumption
+from ipsecfast.ike import reauthentication
 from ipsecfast.ike.actions import Details, Notify
 from ipsecfast.ike.arrival import Arrived, is_fatal, role_of, tell_refusal
-from ipsecfast.ike.auth_lifetime import Reauth
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildSa, ChildState, OutboundState
 from ipsecfast.ike.constants import (
@@ -22,8 +21,8 @@ from ipsecfast.ike.constants import (
     NotifyType,
 )
 from ipsecfast.ike.context import INFO, WARNING, Context
-from ipsecfast.ike.credentials import Credentials
-from ipsecfast.ike.crypto import Prf
+from ipsecfast.ike.credential.wishes import Credentials
+from ipsecfast.ike.crypto.primitives import Prf
 from ipsecfast.ike.diagnosis import Failure, silence
 from ipsecfast.ike.exchange import ike_auth, ike_intermediate, ike_sa_init, ike_session_resume
 from ipsecfast.ike.exchange.base import Exchange, PeerError, Request, error_notify
@@ -33,20 +32,22 @@ from ipsecfast.ike.exchange.ike_followup_ke import Pending, drop_pending
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, Report
 from ipsecfast.ike.exchange.rekey_child import RekeyChild
 from ipsecfast.ike.exchange.rekey_ike import RekeyIke
+from ipsecfast.ike.extension import auth_lifetime, resumption
+from ipsecfast.ike.extension.auth_lifetime import Reauth
+from ipsecfast.ike.extension.ppk import PpkState
+from ipsecfast.ike.extension.redirect import Manners
+from ipsecfast.ike.extension.resumption import SessionState
 from ipsecfast.ike.jobs import Job
-from ipsecfast.ike.message import Header, Message
-from ipsecfast.ike.mismatch import Mismatch
 from ipsecfast.ike.outcome import Outcome
-from ipsecfast.ike.payloads import NotifyPayload, Payload
-from ipsecfast.ike.ppk import PpkState
-from ipsecfast.ike.proposal import proposal_text
-from ipsecfast.ike.redirect import Manners
-from ipsecfast.ike.resumption import SessionState
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.transitions import OPENING, TRANSITIONS, Handler
 from ipsecfast.ike.whereabouts import check_liveness, heard
 from ipsecfast.ike.window import Arrival
+from ipsecfast.ike.wire.message import Header, Message
+from ipsecfast.ike.wire.mismatch import Mismatch
+from ipsecfast.ike.wire.payloads import NotifyPayload, Payload
+from ipsecfast.ike.wire.proposal import proposal_text
 from ipsecfast.model import Acquire, Path
 
 if TYPE_CHECKING:

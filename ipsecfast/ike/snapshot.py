@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
+from ipsecfast.ike.credential.finding import Finding
 from ipsecfast.ike.diagnosis import Failure
-from ipsecfast.ike.finding import Finding
-from ipsecfast.ike.ppk import ppk_id_text
-from ipsecfast.ike.proposal import proposal_text
-from ipsecfast.ike.resources import serves
+from ipsecfast.ike.extension.ppk import ppk_id_text
+from ipsecfast.ike.extension.resources import serves
 from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.wire.proposal import proposal_text
 from ipsecfast.model import Path
 
 

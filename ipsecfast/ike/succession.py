@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import redirect, resumption
+from ipsecfast.ike.crypto.keymat import IkeKeys
+from ipsecfast.ike.crypto.suite import Suite
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
-from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.proposal import has_ml_kem
+from ipsecfast.ike.extension import redirect, resumption
 from ipsecfast.ike.states import IkeState
-from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.supersession import supersede
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.proposal import has_ml_kem
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa

@@ -20,9 +20,9 @@ from ipsecfast.ike.exchange import (
     ike_session_resume,
     informational,
 )
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import Payload
 from ipsecfast.ike.states import IkeState, Role
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import Payload
 from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:

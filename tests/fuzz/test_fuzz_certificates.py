@@ -20,14 +20,14 @@ from simulation import Pair, connection
 from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig, RevocationPolicy
 from ipsecfast.errors import ProtocolError
 from ipsecfast.identity import Identity
-from ipsecfast.ike import announced, certificates, raw_keys, revocation
 from ipsecfast.ike.constants import AuthMethod, CertEncoding
-from ipsecfast.ike.finding import State
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.ocsp import nonce_of
-from ipsecfast.ike.payloads import AuthPayload, CertPayload
-from ipsecfast.ike.revocation import Link
-from ipsecfast.ike.standing import brought
+from ipsecfast.ike.credential import announced, certificates, raw_keys, revocation
+from ipsecfast.ike.credential.finding import State
+from ipsecfast.ike.credential.ocsp import nonce_of
+from ipsecfast.ike.credential.revocation import Link
+from ipsecfast.ike.credential.standing import brought
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import AuthPayload, CertPayload
 from ipsecfast.pki import KeyType, Pointers, make_authority, make_certificate
 
 ROUNDS = int(os.environ.get("IPSECFAST_FUZZ_ROUNDS", "1"))

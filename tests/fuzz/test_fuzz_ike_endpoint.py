@@ -16,10 +16,10 @@ from ipsecfast.configured import PostquantumKey
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, Flags, PayloadType
 from ipsecfast.ike.lasting import Lasting
-from ipsecfast.ike.message import GENERIC_HEADER, HEADER, encode_chain, first_type
 from ipsecfast.ike.outcome import Outcome
-from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.wire.message import GENERIC_HEADER, HEADER, encode_chain, first_type
+from ipsecfast.ike.wire.payloads import UnknownPayload
 from ipsecfast.model import Path
 
 SEEDS = [replay_seed()] if replay_seed() is not None else list(range(10))

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from ipsecfast.errors import ProtocolError
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import IntegrityError, NoProposalChosen, NotifyType, PayloadType
-from ipsecfast.ike.crypto import SkCipher, generate_key_exchange
-from ipsecfast.ike.gateway_identity import gateway_id, parse_gateway_id
+from ipsecfast.ike.crypto.primitives import SkCipher, generate_key_exchange
+from ipsecfast.ike.extension.gateway_identity import gateway_id, parse_gateway_id
+from ipsecfast.ike.extension.tickets import LABEL, unseal
 from ipsecfast.ike.lasting import Lasting, TicketKey
-from ipsecfast.ike.message import Message, encode_message, open_message, parse_header, parse_message, seal_message
-from ipsecfast.ike.payloads import (
+from ipsecfast.ike.wire.message import Message, encode_message, open_message, parse_header, parse_message, seal_message
+from ipsecfast.ike.wire.payloads import (
     PARSERS,
     AuthPayload,
     CertPayload,
@@ -42,8 +43,7 @@ from ipsecfast.ike.payloads import (
     UnknownPayload,
     VendorIdPayload,
 )
-from ipsecfast.ike.proposal import mismatch_text, parse_proposal, proposal_text, select
-from ipsecfast.ike.tickets import LABEL, unseal
+from ipsecfast.ike.wire.proposal import mismatch_text, parse_proposal, proposal_text, select
 from ipsecfast.model import ProtocolId, TrafficSelector, Transform, TransformType, parse_address
 
 ROUNDS = int(os.environ.get("IPSECFAST_FUZZ_ROUNDS", "1"))

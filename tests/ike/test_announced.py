@@ -8,12 +8,14 @@ import pytest
 from simulation import connection
 
 from ipsecfast.configured import AuthConfig, AuthKind, Credential
-from ipsecfast.ike import announced, credentials, signature
-from ipsecfast.ike.announced import Announcement
-from ipsecfast.ike.certificates import authority_hash
 from ipsecfast.ike.constants import AuthMethod, HashAlgorithm
-from ipsecfast.ike.credentials import Credentials
-from ipsecfast.ike.payloads import NotifyPayload
+from ipsecfast.ike.credential import announced
+from ipsecfast.ike.credential import wishes as credentials
+from ipsecfast.ike.credential.announced import Announcement
+from ipsecfast.ike.credential.certificates import authority_hash
+from ipsecfast.ike.credential.wishes import Credentials
+from ipsecfast.ike.crypto import signature
+from ipsecfast.ike.wire.payloads import NotifyPayload
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 ALL_HASHES = frozenset(signature.SUPPORTED_HASHES)

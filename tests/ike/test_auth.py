@@ -19,8 +19,8 @@ from ipsecfast.ike.auth import (
     verify_psk,
 )
 from ipsecfast.ike.constants import PayloadType
-from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.payloads import IdPayload
+from ipsecfast.ike.crypto.primitives import Prf
+from ipsecfast.ike.wire.payloads import IdPayload
 
 NAMES = {5: "sha256", 6: "sha384", 7: "sha512"}
 SPI_I, SPI_R = b"initiatr", b"respondr"

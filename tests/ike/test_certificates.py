@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec
 from cryptography.x509.oid import NameOID
 
 from ipsecfast.identity import Identity
-from ipsecfast.ike import certificates
 from ipsecfast.ike.constants import AuthenticationFailed, IdType, InvalidSyntax
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import CertPayload
+from ipsecfast.ike.credential import certificates
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import CertPayload
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 NOW = dt.datetime.now(dt.UTC)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from ipsecfast.ike.algorithms import ALGORITHMS, BY_TRANSFORM
 from ipsecfast.ike.constants import ADDITIONAL_KES, IntegrityError, InvalidSyntax, KeGroup, PrfId
-from ipsecfast.ike.crypto import (
+from ipsecfast.ike.crypto.algorithms import ALGORITHMS, BY_TRANSFORM
+from ipsecfast.ike.crypto.primitives import (
     ECP_GROUPS,
     MODP_GROUPS,
     ModpKeyExchange,

@@ -9,10 +9,10 @@ import pytest
 
 from ipsecfast.errors import ProtocolError
 from ipsecfast.ike.constants import IntegrityError, InvalidSyntax
-from ipsecfast.ike.crypto import SkCipher
-from ipsecfast.ike.fragments import MAX_FRAGMENTS, Fragment, Reassembly, open_fragment, seal_datagrams
-from ipsecfast.ike.message import Message, open_message, parse_header
-from ipsecfast.ike.payloads import NoncePayload, VendorIdPayload
+from ipsecfast.ike.crypto.primitives import SkCipher
+from ipsecfast.ike.wire.fragments import MAX_FRAGMENTS, Fragment, Reassembly, open_fragment, seal_datagrams
+from ipsecfast.ike.wire.message import Message, open_message, parse_header
+from ipsecfast.ike.wire.payloads import NoncePayload, VendorIdPayload
 from ipsecfast.model import Transform, TransformType
 
 GCM = SkCipher(Transform(TransformType.ENCR, 20, 128), None, bytes(20), b"")

@@ -6,9 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from ipsecfast.ike.algorithms import BY_KEYWORD
-from ipsecfast.ike.crypto import Prf
-from ipsecfast.ike.keymat import (
+from ipsecfast.ike.crypto.algorithms import BY_KEYWORD
+from ipsecfast.ike.crypto.keymat import (
     IkeKeys,
     derive_child_keys,
     derive_ike_keys,
@@ -16,6 +15,7 @@ from ipsecfast.ike.keymat import (
     mix_ppk,
     prf_plus,
 )
+from ipsecfast.ike.crypto.primitives import Prf
 
 HASHES = {5: hashes.SHA256(), 6: hashes.SHA384(), 7: hashes.SHA512()}
 GCM128, GCM256, CBC256 = (BY_KEYWORD[word].transform for word in ("aes128gcm16", "aes256gcm16", "aes256"))

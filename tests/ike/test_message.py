@@ -20,8 +20,8 @@ from ipsecfast.ike.constants import (
     PayloadType,
     UnsupportedCriticalPayload,
 )
-from ipsecfast.ike.crypto import SkCipher
-from ipsecfast.ike.message import (
+from ipsecfast.ike.crypto.primitives import SkCipher
+from ipsecfast.ike.wire.message import (
     Message,
     encode_message,
     open_message,
@@ -29,7 +29,7 @@ from ipsecfast.ike.message import (
     parse_message,
     seal_message,
 )
-from ipsecfast.ike.payloads import (
+from ipsecfast.ike.wire.payloads import (
     AuthPayload,
     IdPayload,
     KePayload,
@@ -41,7 +41,7 @@ from ipsecfast.ike.payloads import (
     UnknownPayload,
     VendorIdPayload,
 )
-from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import ProtocolId, TrafficSelector, Transform, TransformType, parse_address
 
 SPI_I, SPI_R = bytes(range(1, 9)), bytes(range(0xA1, 0xA9))

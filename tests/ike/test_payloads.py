@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import InvalidSyntax, NotifyType, PayloadType
-from ipsecfast.ike.payloads import (
+from ipsecfast.ike.wire.payloads import (
     PARSERS,
     AuthPayload,
     CertPayload,

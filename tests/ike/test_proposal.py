@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipsecfast.ike import proposal
-from ipsecfast.ike.algorithms import ALGORITHMS, BY_KEYWORD
 from ipsecfast.ike.constants import ADDITIONAL_KES, NoProposalChosen
-from ipsecfast.ike.proposal import (
+from ipsecfast.ike.crypto.algorithms import ALGORITHMS, BY_KEYWORD
+from ipsecfast.ike.wire import proposal
+from ipsecfast.ike.wire.proposal import (
     ProposalError,
     accept_answer,
     additional_groups,

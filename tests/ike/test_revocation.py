@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import ocsp
 
 from ipsecfast.configured import AuthorityConfig, RevocationPolicy
-from ipsecfast.ike import crl as crls
-from ipsecfast.ike import ocsp as ocsps
-from ipsecfast.ike import revocation
 from ipsecfast.ike.constants import AuthenticationFailed
-from ipsecfast.ike.finding import State
-from ipsecfast.ike.ocsp import make_request, nonce_of
-from ipsecfast.ike.revocation import Evidence, Link
+from ipsecfast.ike.credential import crl as crls
+from ipsecfast.ike.credential import ocsp as ocsps
+from ipsecfast.ike.credential import revocation
+from ipsecfast.ike.credential.finding import State
+from ipsecfast.ike.credential.ocsp import make_request, nonce_of
+from ipsecfast.ike.credential.revocation import Evidence, Link
 from ipsecfast.pki import Issued, KeyType, Pointers, make_authority, make_certificate
 from ipsecfast.pki_crl import Reason, make_crl
 

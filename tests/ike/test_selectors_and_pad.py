@@ -10,9 +10,9 @@ from simulation import child, connection, selector
 
 from ipsecfast.configured import AuthConfig, PresharedKey
 from ipsecfast.identity import Identity
-from ipsecfast.ike import pad
 from ipsecfast.ike.child import LANES, SLOT_MASK, InboundSpis, Reqids
-from ipsecfast.ike.selectors import (
+from ipsecfast.ike.credential import pad
+from ipsecfast.ike.wire.selectors import (
     MAX_SELECTORS,
     SelectorPair,
     choose_child,

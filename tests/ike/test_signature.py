@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
 from ipsecfast.configured import PrivateKey
-from ipsecfast.ike import signature
 from ipsecfast.ike.constants import AuthenticationFailed, AuthMethod, HashAlgorithm
+from ipsecfast.ike.crypto import signature
 from ipsecfast.pki import KeyType, make_authority
 
 OCTETS = b"IKE_SA_INIT, nonce, identity"

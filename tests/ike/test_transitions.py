@@ -9,11 +9,11 @@ from simulation import Pair, own_cipher
 
 from ipsecfast.ike.constants import IN_CLEAR, ExchangeType
 from ipsecfast.ike.exchange.base import Exchange
-from ipsecfast.ike.message import Message, encode_message, parse_header, seal_message
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState, Role
 from ipsecfast.ike.transitions import TRANSITIONS
+from ipsecfast.ike.wire.message import Message, encode_message, parse_header, seal_message
 
 ALL = list(itertools.product(IkeState, ExchangeType, Role))
 # RFC 7296 s1.2-1.4, s2.25, RFC 5723, RFC 9242, RFC 9370: all that may happen. Written down a second time, on purpose.

@@ -11,12 +11,13 @@ from simulation import ADDRESS, Pair, connection, run_quiet
 
 from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig, Credential, Fragmentation
 from ipsecfast.identity import Identity
-from ipsecfast.ike import announced, raw_keys, signature
 from ipsecfast.ike.constants import AuthMethod, CertEncoding, ExchangeType, NotifyType
+from ipsecfast.ike.credential import announced, raw_keys
+from ipsecfast.ike.crypto import signature
 from ipsecfast.ike.exchange import ike_sa_init
 from ipsecfast.ike.lasting import Lasting
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import AuthPayload, CertPayload, CertreqPayload
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import AuthPayload, CertPayload, CertreqPayload
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
 ID = {"a": Identity(2, b"a.test"), "b": Identity(2, b"b.test")}

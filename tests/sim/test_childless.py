@@ -77,7 +77,7 @@ def test_who_does_not(a: Childless, b: Childless, who: str, event: str, says: st
 
 def test_a_request_without_a_child_where_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An initiator that does not wait to be told."""
-    monkeypatch.setattr("ipsecfast.ike.childless.take_answer", lambda sa, _: setattr(sa, "childless", True))
+    monkeypatch.setattr("ipsecfast.ike.extension.childless.take_answer", lambda sa, _: setattr(sa, "childless", True))
     found = pair(ALLOW, NEVER)
     found.a.initiate(None)
     found.run(5.0)

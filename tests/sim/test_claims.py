@@ -16,8 +16,8 @@ from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.claims import Claims
 from ipsecfast.ike.connection import Connection
 from ipsecfast.ike.constants import TsUnacceptable
-from ipsecfast.ike.selectors import SelectorPair
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.wire.selectors import SelectorPair
 from ipsecfast.model import TrafficSelector
 
 SHARED = (PresharedKey((), b"shared"),)

@@ -13,10 +13,10 @@ from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import DeletePayload
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.succession import await_delete
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import DeletePayload
 from ipsecfast.model import ProtocolId
 
 LOW, HIGH = b"\x00" * 32, b"\xff" * 32

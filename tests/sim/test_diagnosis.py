@@ -19,12 +19,12 @@ from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike import diagnosis, dialects
 from ipsecfast.ike.constants import ExchangeType, KeGroup, NotifyType
-from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
-from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.payloads import NotifyPayload, VendorIdPayload
-from ipsecfast.ike.proposal import parse_proposal
-from ipsecfast.ike.selectors import SelectorPair
 from ipsecfast.ike.snapshot import FailureStatus
+from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
+from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.payloads import NotifyPayload, VendorIdPayload
+from ipsecfast.ike.wire.proposal import parse_proposal
+from ipsecfast.ike.wire.selectors import SelectorPair
 from ipsecfast.model import Mode, Path, ProtocolId, TrafficSelector
 
 ID = {name: Identity(2, f"{name}.test".encode()) for name in "abc"}

@@ -16,10 +16,10 @@ from ipsecfast.ike.exchange import child_exchange, ike_followup_ke, key_exchange
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import KePayload, NoncePayload, NotifyPayload
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, NotifyPayload
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 TRIPLE = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke4_x448"

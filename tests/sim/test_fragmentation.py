@@ -9,9 +9,9 @@ from simulation import Link, Pair, connection, own_cipher, run_quiet
 
 from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.fragments import Reassembly, open_fragment
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import Payload
+from ipsecfast.ike.wire.fragments import Reassembly, open_fragment
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import Payload
 
 NARROW = Settings(fragment_size={4: 200, 6: 220})
 

@@ -14,8 +14,8 @@ from ipsecfast.ike.actions import InstallTrap, ReleaseHeld, Transmit
 from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import ExchangeType, Flags, NotifyType
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.message import HEADER, Message, encode_message, parse_header, parse_message
-from ipsecfast.ike.payloads import NotifyPayload
+from ipsecfast.ike.wire.message import HEADER, Message, encode_message, parse_header, parse_message
+from ipsecfast.ike.wire.payloads import NotifyPayload
 from ipsecfast.model import HardLifetime, Lifetime, Path, SoftLifetime
 
 

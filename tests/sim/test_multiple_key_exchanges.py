@@ -14,12 +14,12 @@ from ipsecfast.configured import Fragmentation
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.crypto.keymat import IkeKeys
 from ipsecfast.ike.exchange import ike_sa_init, key_exchange
 from ipsecfast.ike.exchange.ike_intermediate import IkeIntermediate
-from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.message import Message
 from ipsecfast.ike.snapshot import ike_sa_status
 from ipsecfast.ike.timers import Backoff
+from ipsecfast.ike.wire.message import Message
 
 HYBRID = "aes256gcm16-prfsha384-x25519-ke1_mlkem768"
 CLASSIC = "aes256gcm16-prfsha384-x25519"

@@ -9,11 +9,11 @@ import pytest
 from simulation import IKE_PROPOSAL, Pair, connection
 
 from ipsecfast.configured import Fragmentation, PostquantumKey
-from ipsecfast.ike import ppk
 from ipsecfast.ike.constants import InvalidSyntax, NotifyType
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import NotifyPayload
+from ipsecfast.ike.extension import ppk
 from ipsecfast.ike.snapshot import ike_sa_status
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import NotifyPayload
 
 ONE = PostquantumKey(b"ppk-1", b"one key against quantum computers, 32 octets or more")
 TWO = PostquantumKey(b"ppk-2", b"another key against quantum computers")

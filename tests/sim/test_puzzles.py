@@ -12,14 +12,14 @@ from ipaddress import ip_address
 import pytest
 from simulation import ADDRESS, Pair
 
-from ipsecfast.ike import puzzles
 from ipsecfast.ike.constants import ExchangeType, NotifyType, PrfId
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.extension import puzzles
+from ipsecfast.ike.extension.puzzles import Puzzle
 from ipsecfast.ike.half_open import EASIEST, HARDEST, HalfOpen
-from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
-from ipsecfast.ike.payloads import KePayload, NoncePayload, PuzzleSolutionPayload, SaPayload
-from ipsecfast.ike.puzzles import Puzzle
 from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
+from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, PuzzleSolutionPayload, SaPayload
 from ipsecfast.model import Path
 
 UNDER_ATTACK = Settings(cookie_threshold=4, half_open_limit=64)

@@ -8,11 +8,11 @@ from simulation import Gateway, Link, Pair, StartAction, child, connection, own_
 from ipsecfast.ike.actions import Transmit
 from ipsecfast.ike.constants import ExchangeType, NotifyType
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.extension.quick_crash import make_token
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
-from ipsecfast.ike.message import Message, encode_message, parse_message, seal_message
-from ipsecfast.ike.payloads import NotifyPayload
-from ipsecfast.ike.quick_crash import make_token
 from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.wire.message import Message, encode_message, parse_message, seal_message
+from ipsecfast.ike.wire.payloads import NotifyPayload
 from ipsecfast.model import Path, ProtocolId
 
 LASTING = {x: Lasting(crash_secret=x.encode() * 32) for x in "ab"}

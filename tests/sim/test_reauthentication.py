@@ -13,9 +13,9 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import AuthenticationFailed, ExchangeType, NotifyType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.exchange.informational import Report
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import DeletePayload, NotifyPayload
 from ipsecfast.ike.timers import Backoff
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import DeletePayload, NotifyPayload
 
 SEEDS = [replay_seed()] if replay_seed() is not None else list(range(60))
 PATIENT = Settings(retransmit=Backoff(timeout=2.0, base=1.3, tries=12))
@@ -117,7 +117,7 @@ def test_the_responder_announces_and_the_initiator_obeys() -> None:
 
 def test_an_initiator_that_does_not_obey(monkeypatch: pytest.MonkeyPatch) -> None:
     """The responder begins itself."""
-    monkeypatch.setattr("ipsecfast.ike.auth_lifetime.obey", lambda *_: None)
+    monkeypatch.setattr("ipsecfast.ike.extension.auth_lifetime.obey", lambda *_: None)
     found = pair(b_reauth=EVERY_MINUTE)
     found.traffic(80.0, every=0.05)
     found.run(80.0)

@@ -15,10 +15,10 @@ from ipsecfast.configured import AuthConfig
 from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import ResolveName, Transmit
 from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyType
-from ipsecfast.ike.gateway_identity import gateway_id, parse_gateway_id, parse_target
-from ipsecfast.ike.message import Message, encode_message, parse_message
-from ipsecfast.ike.payloads import NotifyPayload
-from ipsecfast.ike.redirect import MAX_REDIRECTS
+from ipsecfast.ike.extension.gateway_identity import gateway_id, parse_gateway_id, parse_target
+from ipsecfast.ike.extension.redirect import MAX_REDIRECTS
+from ipsecfast.ike.wire.message import Message, encode_message, parse_message
+from ipsecfast.ike.wire.payloads import NotifyPayload
 from ipsecfast.model import Path
 
 C = ip_address("192.0.2.3")
@@ -285,7 +285,7 @@ def test_what_cannot_be_read_in_a_redirect_is_told_and_changes_nothing() -> None
         def __call__(self, target: object) -> bytes:
             return b"\x07\x01x"
 
-    from ipsecfast.ike import redirect as module
+    from ipsecfast.ike.extension import redirect as module
 
     real = module.gateway_id
     module.gateway_id = Odd()  # type: ignore[assignment]

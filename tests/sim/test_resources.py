@@ -9,7 +9,7 @@ from simulation import Gateway, Pair, child, connection, run_quiet
 
 from ipsecfast.ike.child import LANES, SLOT_BITS
 from ipsecfast.ike.constants import NotifyType
-from ipsecfast.ike.resources import SHARE, serves
+from ipsecfast.ike.extension.resources import SHARE, serves
 from ipsecfast.ike.states import Cause
 from ipsecfast.model import Acquire, StartAction
 

@@ -11,13 +11,13 @@ from simulation import Gateway, Link, Pair, child, connection, run_quiet
 from ipsecfast.ike.actions import KeepSecrets
 from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.context import Settings
-from ipsecfast.ike.crypto import HAS_ML_KEM
-from ipsecfast.ike.keymat import prf_plus
+from ipsecfast.ike.crypto.keymat import prf_plus
+from ipsecfast.ike.crypto.primitives import HAS_ML_KEM
+from ipsecfast.ike.extension.resumption import Ticket
+from ipsecfast.ike.extension.tickets import ROTATION, fingerprint, seal, unseal
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.resumption import Ticket
 from ipsecfast.ike.states import Cause
-from ipsecfast.ike.tickets import ROTATION, fingerprint, seal, unseal
+from ipsecfast.ike.wire.message import Message
 from ipsecfast.model import Lifetime
 
 HOUR = timedelta(hours=1)

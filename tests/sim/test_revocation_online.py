@@ -24,8 +24,8 @@ from ipsecfast.configured import (
 from ipsecfast.identity import Identity
 from ipsecfast.ike.actions import Source
 from ipsecfast.ike.constants import CertEncoding
-from ipsecfast.ike.ocsp import nonce_of
-from ipsecfast.ike.payloads import CertPayload, CertreqPayload
+from ipsecfast.ike.credential.ocsp import nonce_of
+from ipsecfast.ike.wire.payloads import CertPayload, CertreqPayload
 from ipsecfast.pki import Issued, KeyType, Pointers, make_authority, make_certificate
 
 STRICT, IFURI, RELAXED = RevocationPolicy.STRICT, RevocationPolicy.IFURI, RevocationPolicy.RELAXED

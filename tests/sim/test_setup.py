@@ -30,9 +30,9 @@ from ipsecfast.ike.constants import ExchangeType, NotifyType, PayloadType, Singl
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.exchange import child_exchange, ike_auth
 from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree
-from ipsecfast.ike.message import ZERO_SPI, Message, encode_message
-from ipsecfast.ike.payloads import NotifyPayload, TsPayload
 from ipsecfast.ike.sa import IkeSa
+from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
+from ipsecfast.ike.wire.payloads import NotifyPayload, TsPayload
 from ipsecfast.model import Acquire, Mode, Path, TrafficSelector, UnknownSpi
 
 

@@ -14,7 +14,7 @@ from ipsecfast.config.section import key_text
 from ipsecfast.configured import PostquantumKey
 from ipsecfast.errors import ConfigError, ConfigProblem
 from ipsecfast.identity import Identity
-from ipsecfast.ike.pad import find_secret
+from ipsecfast.ike.credential.pad import find_secret
 from ipsecfast.model import (
     CopyField,
     Mode,

@@ -11,7 +11,7 @@ from ipsecfast.config import load_config, values
 from ipsecfast.configured import AuthKind, OcspUse, RevocationPolicy
 from ipsecfast.errors import ConfigError, PkiError
 from ipsecfast.identity import Identity, distinguished_name
-from ipsecfast.ike.certificates import subject_identity
+from ipsecfast.ike.credential.certificates import subject_identity
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 from ipsecfast.pki_crl import make_crl, save_crl
 

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from ipsecfast.cli import main
-from ipsecfast.ike import revocation
-from ipsecfast.ike.revocation import Evidence, Link
+from ipsecfast.ike.credential import revocation
+from ipsecfast.ike.credential.revocation import Evidence, Link
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def test_ike_is_pure() -> None:
 EACH_FIRST = """
 import importlib, sys
 for name in sys.argv[1:]:
-    for loaded in [m for m in sys.modules if m.split(".")[0] == "ipsecfast"]:
+    for loaded in [m for m in sys.modules if m.startswith("ipsecfast.ike")]:
         del sys.modules[loaded]
     importlib.import_module(name)
 """

@@ -11,7 +11,7 @@ from functools import partial
 
 from ipsecfast.ike.actions import Compute
 from ipsecfast.ike.constants import InvalidSyntax
-from ipsecfast.ike.crypto import generate_key_exchange, make_key_exchange
+from ipsecfast.ike.crypto.primitives import generate_key_exchange, make_key_exchange
 from ipsecfast.workshop import Workshop
 
 

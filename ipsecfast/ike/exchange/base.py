@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from ipsecfast.ike.constants import ERRORS, ExchangeType, InvalidSyntax, NotifyError, PayloadType, error_meaning
-from ipsecfast.ike.message import Message, P
-from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.message import Message, P
+from ipsecfast.ike.wire.payloads import NotifyPayload, Payload
 from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ipsecfast.configured import ChildConfig
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import InvalidKePayload, InvalidSyntax, NotifyError, NotifyType, TemporaryFailure
-from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.crypto.primitives import KeyExchange
 from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_offer import (
@@ -23,9 +23,9 @@ from ipsecfast.ike.exchange.child_offer import (
 )
 from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
 from ipsecfast.ike.exchange.informational import DeleteOffered
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
-from ipsecfast.ike.proposal import additional_groups, key_exchange_groups
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, Payload, SaPayload
+from ipsecfast.ike.wire.proposal import additional_groups, key_exchange_groups
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire, Proposal
 

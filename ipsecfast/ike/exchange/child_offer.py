@@ -23,14 +23,10 @@ from ipsecfast.ike.constants import (
     TsMaxQueue,
     TsUnacceptable,
 )
+from ipsecfast.ike.crypto.keymat import derive_child_keys
 from ipsecfast.ike.diagnosis import refused_child
 from ipsecfast.ike.exchange.base import require
-from ipsecfast.ike.keymat import derive_child_keys
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.payloads import NotifyPayload, Payload, SaPayload, TsPayload
-from ipsecfast.ike.proposal import accept_answer, proposal_text, select, without_ke
-from ipsecfast.ike.resources import (
+from ipsecfast.ike.extension.resources import (
     accepted_resource,
     allocate_spi,
     choose_resource,
@@ -40,7 +36,11 @@ from ipsecfast.ike.resources import (
     resource_notify,
     wanted_resources,
 )
-from ipsecfast.ike.selectors import (
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.payloads import NotifyPayload, Payload, SaPayload, TsPayload
+from ipsecfast.ike.wire.proposal import accept_answer, proposal_text, select, without_ke
+from ipsecfast.ike.wire.selectors import (
     SelectorPair,
     choose_child,
     narrow_pair,

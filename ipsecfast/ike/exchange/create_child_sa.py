@@ -16,10 +16,10 @@ from ipsecfast.ike.exchange import rekey_child, rekey_ike
 from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import Payload, SaPayload
-from ipsecfast.ike.resources import settle_first
+from ipsecfast.ike.extension.resources import settle_first
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import Payload, SaPayload
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire, ProtocolId
 

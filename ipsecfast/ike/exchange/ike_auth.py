@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import auth_lifetime, childless, pad, ppk, redirect, resumption
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
     ExchangeType,
@@ -21,7 +20,9 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
 )
-from ipsecfast.ike.credentials import announcements, requests, take_wishes
+from ipsecfast.ike.credential import pad
+from ipsecfast.ike.credential.proof import prove, verify
+from ipsecfast.ike.credential.wishes import announcements, requests, take_wishes
 from ipsecfast.ike.diagnosis import refused_proof
 from ipsecfast.ike.exchange.base import (
     Exchange,
@@ -42,13 +43,13 @@ from ipsecfast.ike.exchange.child_offer import (
 )
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import DeleteOffered
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
-from ipsecfast.ike.proof import prove, verify
-from ipsecfast.ike.quick_crash import own_token, take_token
+from ipsecfast.ike.extension import auth_lifetime, childless, ppk, redirect, resumption
+from ipsecfast.ike.extension.quick_crash import own_token, take_token
+from ipsecfast.ike.extension.tickets import Session
 from ipsecfast.ike.states import IkeState
-from ipsecfast.ike.tickets import Session
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.payloads import AuthPayload, IdPayload, NotifyPayload, Payload, SaPayload
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.constants import ExchangeType, InvalidSyntax, NotifyError, NotifyType, StateNotFound
-from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.crypto.primitives import KeyExchange
 from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Exchange, Request, raise_for_errors, require
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import KePayload, NotifyPayload, Payload
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import KePayload, NotifyPayload, Payload
 from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:

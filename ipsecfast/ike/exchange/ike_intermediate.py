@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import ppk
 from ipsecfast.ike.constants import ML_KEM, ExchangeType, InvalidSyntax, NotifyError
-from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.crypto.keymat import IkeKeys, derive_rekeyed_ike_keys
+from ipsecfast.ike.crypto.primitives import KeyExchange
 from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Exchange, raise_for_errors, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
-from ipsecfast.ike.keymat import IkeKeys, derive_rekeyed_ike_keys
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import KePayload, Payload
+from ipsecfast.ike.extension import ppk
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import KePayload, Payload
 from ipsecfast.ike.work import Steps
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import AuthKind, ChildConfig, Fragmentation
-from ipsecfast.ike import childless, ppk, puzzles, redirect
 from ipsecfast.ike.auth import nat_detection_hash
 from ipsecfast.ike.constants import (
     ML_KEM,
@@ -25,18 +24,22 @@ from ipsecfast.ike.constants import (
     NotifyError,
     NotifyType,
 )
-from ipsecfast.ike.credentials import announcements, requests, take_wishes
-from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.credential.wishes import announcements, requests, take_wishes
+from ipsecfast.ike.crypto.keymat import derive_ike_keys
+from ipsecfast.ike.crypto.primitives import KeyExchange
+from ipsecfast.ike.crypto.signature import SUPPORTED_HASHES
+from ipsecfast.ike.crypto.suite import Suite
 from ipsecfast.ike.diagnosis import refused_proposals
 from ipsecfast.ike.dialects import vendor_of
 from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import Exchange, PeerError, require
 from ipsecfast.ike.exchange.ike_auth import IkeAuth
 from ipsecfast.ike.exchange.ike_intermediate import first_after_init
-from ipsecfast.ike.keymat import derive_ike_keys
-from ipsecfast.ike.message import ZERO_SPI, Message
-from ipsecfast.ike.mismatch import Field, Mismatch
-from ipsecfast.ike.payloads import (
+from ipsecfast.ike.extension import childless, ppk, puzzles, redirect
+from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.message import ZERO_SPI, Message
+from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.payloads import (
     KePayload,
     NoncePayload,
     NotifyPayload,
@@ -44,7 +47,7 @@ from ipsecfast.ike.payloads import (
     PuzzleSolutionPayload,
     SaPayload,
 )
-from ipsecfast.ike.proposal import (
+from ipsecfast.ike.wire.proposal import (
     accept_answer,
     additional_groups,
     group_text,
@@ -53,9 +56,6 @@ from ipsecfast.ike.proposal import (
     select,
     without_additional,
 )
-from ipsecfast.ike.signature import SUPPORTED_HASHES
-from ipsecfast.ike.states import IkeState
-from ipsecfast.ike.suite import Suite
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import IKE_PORT, NAT_T_PORT, Acquire, Proposal
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
-from ipsecfast.ike import redirect, resumption
 from ipsecfast.ike.constants import (
     ExchangeType,
     InvalidSyntax,
@@ -22,6 +21,8 @@ from ipsecfast.ike.constants import (
     NotifyType,
     PayloadType,
 )
+from ipsecfast.ike.crypto.keymat import derive_resumed_ike_keys
+from ipsecfast.ike.crypto.suite import Suite
 from ipsecfast.ike.exchange.base import Exchange, require
 from ipsecfast.ike.exchange.child_offer import ChildOffer
 from ipsecfast.ike.exchange.ike_auth import Authentication
@@ -34,14 +35,13 @@ from ipsecfast.ike.exchange.ike_sa_init import (
     nat_detection,
     use_nat_port,
 )
-from ipsecfast.ike.keymat import derive_resumed_ike_keys
-from ipsecfast.ike.message import ZERO_SPI, Message
-from ipsecfast.ike.payloads import IdPayload, NoncePayload, NotifyPayload, Payload
-from ipsecfast.ike.quick_crash import own_token, take_token
-from ipsecfast.ike.resumption import Ticket
+from ipsecfast.ike.extension import redirect, resumption
+from ipsecfast.ike.extension.quick_crash import own_token, take_token
+from ipsecfast.ike.extension.resumption import Ticket
+from ipsecfast.ike.extension.tickets import Session, fingerprint, unseal
 from ipsecfast.ike.states import IkeState
-from ipsecfast.ike.suite import Suite
-from ipsecfast.ike.tickets import Session, fingerprint, unseal
+from ipsecfast.ike.wire.message import ZERO_SPI, Message
+from ipsecfast.ike.wire.payloads import IdPayload, NoncePayload, NotifyPayload, Payload
 from ipsecfast.model import Acquire
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ipsecfast.ike import auth_lifetime, redirect, resumption
 from ipsecfast.ike.child import ChildSa, ChildState
 from ipsecfast.ike.constants import (
     ESP_SPI_LENGTH,
@@ -21,11 +20,12 @@ from ipsecfast.ike.constants import (
     notify_name,
 )
 from ipsecfast.ike.exchange.base import Exchange
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, Payload
-from ipsecfast.ike.quick_crash import replace_token
+from ipsecfast.ike.extension import auth_lifetime, redirect, resumption
+from ipsecfast.ike.extension.quick_crash import replace_token
 from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import settle_rekey
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import DeletePayload, NotifyPayload, Payload
 from ipsecfast.model import ProtocolId
 
 if TYPE_CHECKING:

@@ -8,7 +8,13 @@ from types import MappingProxyType
 
 from ipsecfast.ike.constants import KeGroup
 from ipsecfast.ike.context import Context
-from ipsecfast.ike.crypto import MODP_GROUPS, KeyExchange, answer_key_exchange, draw_private, make_key_exchange
+from ipsecfast.ike.crypto.primitives import (
+    MODP_GROUPS,
+    KeyExchange,
+    answer_key_exchange,
+    draw_private,
+    make_key_exchange,
+)
 from ipsecfast.ike.work import Steps, Work, result_of
 
 # Seconds of one CPU of 2.5 GHz to make a value, and to make the secret from it and the peer's value.

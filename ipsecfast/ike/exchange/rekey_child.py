@@ -27,9 +27,9 @@ from ipsecfast.ike.exchange.base import Request, error_code
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
 from ipsecfast.ike.exchange.informational import DeleteChild
-from ipsecfast.ike.message import Message
-from ipsecfast.ike.payloads import NotifyPayload, Payload
 from ipsecfast.ike.states import Cause
+from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.payloads import NotifyPayload, Payload
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import ProtocolId
 

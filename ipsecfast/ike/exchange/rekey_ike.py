@@ -20,20 +20,20 @@ from ipsecfast.ike.constants import (
     NotifyType,
     TemporaryFailure,
 )
-from ipsecfast.ike.crypto import KeyExchange
+from ipsecfast.ike.crypto.keymat import derive_rekeyed_ike_keys
+from ipsecfast.ike.crypto.primitives import KeyExchange
+from ipsecfast.ike.crypto.suite import Suite
 from ipsecfast.ike.exchange import key_exchange
 from ipsecfast.ike.exchange.base import error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, DeleteOffered
-from ipsecfast.ike.keymat import derive_rekeyed_ike_keys
-from ipsecfast.ike.message import ZERO_SPI, Message
-from ipsecfast.ike.payloads import KePayload, NoncePayload, Payload, SaPayload
-from ipsecfast.ike.proposal import accept_answer, additional_groups, key_exchange_groups, select
-from ipsecfast.ike.quick_crash import PassToken, take_token, token_payloads
+from ipsecfast.ike.extension.quick_crash import PassToken, take_token, token_payloads
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey, spawn
-from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.wire.message import ZERO_SPI, Message
+from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, Payload, SaPayload
+from ipsecfast.ike.wire.proposal import accept_answer, additional_groups, key_exchange_groups, select
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Proposal
 

@@ -16,7 +16,7 @@ from ipsecfast.ike.constants import NotifyError
 from ipsecfast.ike.exchange.base import Request, error_code
 from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
-from ipsecfast.ike.resources import fallback, wanted_resources
+from ipsecfast.ike.extension.resources import fallback, wanted_resources
 from ipsecfast.ike.work import Steps
 from ipsecfast.model import Acquire
 

@@ -13,9 +13,9 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import ExchangeType, PayloadType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.lasting import Lasting
-from ipsecfast.ike.message import encode_chain, encode_message, first_type
-from ipsecfast.ike.payloads import UnknownPayload
 from ipsecfast.ike.timers import Backoff
+from ipsecfast.ike.wire.message import encode_chain, encode_message, first_type
+from ipsecfast.ike.wire.payloads import UnknownPayload
 from ipsecfast.pki import KeyType, make_authority, make_certificate
 
 SETTINGS = Settings(retransmit=Backoff(timeout=2.0, base=1.5, tries=3))

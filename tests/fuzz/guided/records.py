@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ipsecfast.ike.message import GENERIC_HEADER
+from ipsecfast.ike.wire.message import GENERIC_HEADER
 
 MAX_RECORDS = 6
 RECORD_HEADER = 5

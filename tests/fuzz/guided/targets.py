@@ -11,10 +11,10 @@ from guided.lives import is_in_clear, kind_of, pair_in_state
 from guided.records import Record, decode
 from ipsecfast.errors import ProtocolError
 from ipsecfast.ike.constants import Flags, PayloadType
-from ipsecfast.ike.message import GENERIC_HEADER, HEADER, encode_message, parse_message
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.message import GENERIC_HEADER, HEADER, encode_message, parse_message
 from ipsecfast.model import Path
 
 MAX_SECONDS = 0.05  # of CPU for one datagram

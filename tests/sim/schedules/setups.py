@@ -10,7 +10,7 @@ from simulation import ADDRESS, IKE_PROPOSAL, NAT_ADDRESS, Link, Network, Pair
 
 from ipsecfast.configured import AuthConfig, AuthKind
 from ipsecfast.identity import Identity
-from ipsecfast.ike.message import HEADER
+from ipsecfast.ike.wire.message import HEADER
 from ipsecfast.model import IKE_PORT, Path, StartAction
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, at_rest, family

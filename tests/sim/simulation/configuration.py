@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from ipsecfast.configured import AuthConfig, ChildConfig, ConnectionConfig, PresharedKey
 from ipsecfast.identity import Identity
-from ipsecfast.ike.proposal import parse_proposal
+from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import ProtocolId, TrafficSelector
 
 ADDRESS = {"a": ip_address("192.0.2.1"), "b": ip_address("192.0.2.2")}

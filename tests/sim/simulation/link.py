@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from ipsecfast.ike.message import Message
+from ipsecfast.ike.wire.message import Message
 
 NAT_ADDRESS = ip_address("198.51.100.7")
 

@@ -25,12 +25,12 @@ from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.constants import Flags, NotifyError
 from ipsecfast.ike.context import Settings
+from ipsecfast.ike.crypto.keymat import IkeKeys
 from ipsecfast.ike.endpoint import IkeEndpoint
-from ipsecfast.ike.keymat import IkeKeys
 from ipsecfast.ike.lasting import FORGETFUL, Lasting
-from ipsecfast.ike.message import HEADER_LENGTH
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
+from ipsecfast.ike.wire.message import HEADER_LENGTH
 from ipsecfast.model import TrafficSelector
 from simulation.plane import DataPlane
 from simulation.transcript import KeyRing

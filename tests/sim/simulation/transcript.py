@@ -11,12 +11,12 @@ from functools import cached_property
 
 from ipsecfast.ike.channel import NAT_KEEPALIVE, Channel
 from ipsecfast.ike.constants import ExchangeType, IntegrityError, PayloadType, notify_name
-from ipsecfast.ike.crypto import SkCipher
-from ipsecfast.ike.fragments import is_fragment, open_fragment
-from ipsecfast.ike.keymat import IkeKeys
-from ipsecfast.ike.message import Header, Message, open_message, parse_header, parse_message
-from ipsecfast.ike.payloads import DeletePayload, NotifyPayload, UnknownPayload
-from ipsecfast.ike.suite import Suite
+from ipsecfast.ike.crypto.keymat import IkeKeys
+from ipsecfast.ike.crypto.primitives import SkCipher
+from ipsecfast.ike.crypto.suite import Suite
+from ipsecfast.ike.wire.fragments import is_fragment, open_fragment
+from ipsecfast.ike.wire.message import Header, Message, open_message, parse_header, parse_message
+from ipsecfast.ike.wire.payloads import DeletePayload, NotifyPayload, UnknownPayload
 
 LINES_SHOWN = 4000  # of a transcript that is longer the end
 
