@@ -15,7 +15,7 @@ from ipsecfast.ike.actions import Details
 from ipsecfast.ike.constants import NotifyType
 from ipsecfast.ike.credential import pad
 from ipsecfast.ike.dialects import DIALECTS, VENDOR_NAMES, Swanctl, Unsayable
-from ipsecfast.ike.wire.mismatch import Field, Mismatch
+from ipsecfast.ike.wire.mismatch import Field, Mismatch, Proof
 from ipsecfast.ike.wire.proposal import proposal_text
 from ipsecfast.ike.wire.selectors import SelectorPair
 from ipsecfast.model import NAT_T_PORT, Mode, Path, Proposal
@@ -77,8 +77,10 @@ def _lines(dialect: Swanctl, mismatch: Mismatch) -> Callable[[], str] | None:
             return lambda: dialect.authentication(kind)
         case Mismatch(field=Field.PEER_IDENTITY, wanted=Identity() as identity):
             return lambda: dialect.own_identity(identity)
-        case Mismatch(field=Field.OUR_IDENTITY | Field.PROOF, wanted=Identity() as identity):
+        case Mismatch(field=Field.OUR_IDENTITY, wanted=Identity() as identity):
             return lambda: dialect.peer_identity(identity)
+        case Mismatch(wanted=Proof() as proof):
+            return lambda: dialect.proof(proof)
         case Mismatch(field=Field.SECRET, ours=ours) if ours:
             return lambda: dialect.secret(ours)
     return None
@@ -103,7 +105,7 @@ def refused_proof(config: ConnectionConfig, local: Identity) -> tuple[str, Misma
         f": we said that we are {local}{asked}, and proved it by {by}. It has another key for us, expects another "
         "identity or another kind of proof; its log says which"
     )
-    return text, Mismatch(Field.PROOF, str(local), wanted=local)
+    return text, Mismatch(Field.PROOF, str(local), wanted=Proof(local, peer, config.local.method))
 
 
 def refused_child(code: int, selectors: SelectorPair, proposals: Sequence[Proposal], mode: Mode) -> Mismatch | None:

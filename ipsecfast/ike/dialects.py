@@ -14,6 +14,7 @@ from ipsecfast.configured import AuthKind, Vendor
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import EncrId, IdType, IntegId, KeGroup, PrfId
 from ipsecfast.ike.wire.message import Message
+from ipsecfast.ike.wire.mismatch import Proof
 from ipsecfast.ike.wire.payloads import VendorIdPayload
 from ipsecfast.ike.wire.proposal import proposal_text, transform_text
 from ipsecfast.ike.wire.selectors import SelectorPair, selectors_text
@@ -77,6 +78,18 @@ class Swanctl:
     def secret(self, ours: str) -> str:
         return f"the secret that has the ids of both ends ({ours})"
 
+    def trust(self, kind: AuthKind) -> str:
+        """What makes our proof hold there; of a secret, what is said before it."""
+        return "remote.auth = psk" if kind is AuthKind.PSK else "remote.auth = pubkey with our authority in cacerts"
+
+    def proof(self, proof: Proof) -> str:
+        """Everything that our proof depends on, as the peer does not say on which it failed."""
+        lines = [self.peer_identity(proof.ours), self.own_identity(proof.peer) if proof.peer else ""]
+        lines.append(self.trust(proof.kind))
+        if proof.kind is AuthKind.PSK:
+            lines.append(self.secret(f"{proof.ours} and {proof.peer}" if proof.peer else str(proof.ours)))
+        return ", ".join(filter(None, lines))
+
 
 class Toml(Swanctl):
     """Another ipsecfast: the same words as TOML."""
@@ -101,6 +114,9 @@ class Toml(Swanctl):
 
     def authentication(self, kind: AuthKind) -> str:
         return f'[connections.NAME.local] auth = "{kind.value}"'
+
+    def trust(self, kind: AuthKind) -> str:
+        return f'auth = "{kind.value}"' + ("" if kind is AuthKind.PSK else " with our authority in cacerts")
 
 
 def _toml_list(selectors: Iterable[TrafficSelector]) -> str:
@@ -184,6 +200,11 @@ class Libreswan(Swanctl):
     def secret(self, ours: str) -> str:
         return f"the PSK line of ipsec.secrets with the ids of both ends ({ours})"
 
+    def trust(self, kind: AuthKind) -> str:
+        if kind is AuthKind.PSK:
+            return "rightauth=secret"
+        return "rightauth=rsasig (or ecdsa) with our authority in its NSS database"
+
 
 def _swan_identity(identity: Identity) -> str:
     return f"@{identity}" if identity.type == IdType.ID_FQDN else str(identity)
@@ -250,6 +271,11 @@ class CiscoIos(Swanctl):
 
     def secret(self, ours: str) -> str:
         return f"pre-shared-key of this peer in its crypto ikev2 keyring ({ours})"
+
+    def trust(self, kind: AuthKind) -> str:
+        if kind is AuthKind.PSK:
+            return "authentication remote pre-share"
+        return "authentication remote rsa-sig (or ecdsa-sig) with our authority as a crypto pki trustpoint"
 
 
 _CISCO_IDENTITIES = {
@@ -318,6 +344,9 @@ class Aws(Swanctl):
 
     def secret(self, ours: str) -> str:
         return f"the tunnel option Pre-shared key ({ours})"
+
+    def trust(self, kind: AuthKind) -> str:
+        return "" if kind is AuthKind.PSK else "our certificate for its customer gateway"
 
 
 DIALECTS: Mapping[Vendor, Callable[[], Swanctl]] = {

@@ -24,6 +24,8 @@ SECRET = "only for the demo and the tests, not a secret"  # noqa: S105 (that is 
 PROGRAM = (sys.executable, "-m", "ipsecfast")
 TRAFFIC = (sys.executable, "-m", "ipsecfast.lab.traffic")
 DRAIN_SECONDS = 0.5
+PATIENCE = 30.0  # seconds that what is sure to happen may take on a machine that is busy otherwise
+START_PATIENCE = 60.0  # ... until a gateway has started
 
 Value = TypeVar("Value")
 
@@ -34,7 +36,7 @@ class TestbedError(RuntimeError):
     __test__ = False  # pytest: not a test
 
 
-def wait_for(what: str, probe: Callable[[], Value | None], *, seconds: float = 10.0, every: float = 0.05) -> Value:
+def wait_for(what: str, probe: Callable[[], Value | None], *, seconds: float = PATIENCE, every: float = 0.05) -> Value:
     """Calls `probe` until it returns something true; raises TestbedError with the last answer after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -155,7 +157,11 @@ class GatewayProcess:
         self.file.write_text(toml_text(settings))
         with self.log.open("ab") as log:
             self.process = place.start([*PROGRAM, "run", str(self.file)], stdout=log, stderr=log)
-        wait_for(f"the gateway of {self.file} answers", self._answers, seconds=20)
+        try:
+            wait_for(f"the gateway of {self.file} answers", self._answers, seconds=START_PATIENCE)
+        except BaseException:
+            self.close()
+            raise
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
@@ -224,7 +230,7 @@ class Figures:
                 raise TestbedError(f"{what}: {self.process.args!r} ended with {self.process.returncode}")
             return bool(self.last.get(key))
 
-        wait_for(what, seen, seconds=20)
+        wait_for(what, seen)
 
     def finish(self) -> dict[str, Any]:
         """Tells the program to stop and returns its last figures."""

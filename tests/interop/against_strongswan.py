@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from strongswan import Connection
 
 from ipsecfast.lab.netns import A, B, Namespace
-from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, tunnel_config, wait_for
+from ipsecfast.lab.testbed import PATIENCE, GatewayProcess, SteadyPing, Stream, tunnel_config, wait_for
 from ipsecfast.lab.traffic import ping
 
 IKE_PROPOSALS = "aes128gcm16-prfsha256-x25519"
@@ -65,14 +65,14 @@ class Tunnel:
     theirs: End
     host: Namespace
 
-    def up(self, side: str, seconds: float = 10.0) -> None:
+    def up(self, side: str, seconds: float = PATIENCE) -> None:
         if side == OURS:
             self.ours.command("initiate", "net", timeout=max(20.0, seconds))
         else:
             self.theirs.initiate()
         self.agree(seconds)
 
-    def agree(self, seconds: float = 10.0) -> None:
+    def agree(self, seconds: float = PATIENCE) -> None:
         """Both ends have one IKE SA and one Child SA, and they are the same ones."""
 
         def same() -> bool:
@@ -91,7 +91,7 @@ class Tunnel:
             times = self.host.run(ping, address, 3, 0.05)
             assert None not in times, f"{address}: {times}"
 
-    def rekey(self, what: str, side: str, seconds: float = 10.0) -> None:
+    def rekey(self, what: str, side: str, seconds: float = PATIENCE) -> None:
         before = self.ours.expect_child()
         if side == OURS:
             self.ours.command("rekey", "net", "" if what == "ike" else "net", timeout=max(20.0, seconds))

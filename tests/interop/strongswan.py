@@ -39,6 +39,7 @@ STRONGSWAN_CONF = """
   retransmit_base = 1.3
   delete_rekeyed_delay = 1
   make_before_break = yes
+  {settings}
   plugins {{
     vici {{ socket = unix://{socket} }}
   }}
@@ -227,7 +228,10 @@ class NamespacePlace:
 class StrongSwan:
     """One charon. `libipsec`: its own ESP in user space (in UDP only), else the kernel's of the guest."""
 
-    def __init__(self, place: Place, folder: Path, *, libipsec: bool, release: Release | None = None) -> None:
+    def __init__(
+        self, place: Place, folder: Path, *, libipsec: bool, release: Release | None = None, settings: str = ""
+    ) -> None:
+        """`settings`: more lines of strongswan.conf."""
         self.place = place
         self.folder = folder
         self.release = release or Release()
@@ -247,6 +251,7 @@ class StrongSwan:
                 plugins=self.release.plugins.format(esp="kernel-libipsec" if libipsec else ""),
                 socket=socket,
                 log=inside / "charon.log",
+                settings=settings,
             )
         )
         command = self.release.command("env", f"STRONGSWAN_CONF={self._conf}", str(charon))
@@ -321,7 +326,7 @@ def in_guest(guest: LinuxGuest, folder: Path, release: Release | None = None) ->
     return StrongSwan(guest, folder, libipsec=False, release=release)
 
 
-def in_namespace(namespace: Namespace, folder: Path, release: Release | None = None) -> StrongSwan:
+def in_namespace(namespace: Namespace, folder: Path, release: Release | None = None, settings: str = "") -> StrongSwan:
     if release is not None:
         release = replace(release, bare=not (release.root / "dev/null").exists())
-    return StrongSwan(NamespacePlace(namespace), folder, libipsec=True, release=release)
+    return StrongSwan(NamespacePlace(namespace), folder, libipsec=True, release=release, settings=settings)

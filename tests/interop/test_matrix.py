@@ -28,7 +28,7 @@ from ipsecfast.lab.traffic import ping
 from ipsecfast.pki import KeyType
 
 pytestmark = pytest.mark.matrix
-PATIENCE = 60.0  # seconds, where packets are lost
+LOSSY = 60.0  # seconds, where packets are lost
 
 
 def strongswan_5(guest: LinuxGuest) -> Peer | str:
@@ -97,9 +97,9 @@ class Cell:
     def survives_loss(self) -> None:
         """Retransmissions, of ours and of theirs, bring each exchange to its end."""
         with lossy(self.tunnel.ours.place, self.trial.loss):
-            self.tunnel.up(self.side, PATIENCE)
-            self.tunnel.rekey("child", self.side, PATIENCE)
-            self.tunnel.rekey("ike", self.side, PATIENCE)
+            self.tunnel.up(self.side, LOSSY)
+            self.tunnel.rekey("child", self.side, LOSSY)
+            self.tunnel.rekey("ike", self.side, LOSSY)
             answered = [
                 time is not None for time in self.tunnel.host.run(ping, self.trial.addresses()[0], 40, 0.02, 0.2)
             ]
@@ -246,9 +246,9 @@ def test_cell(request: pytest.FixtureRequest, site_a: Site, peer: Peer, ends: En
     reason = peer.lacks(trial, side)
     if reason is not None:
         pytest.skip(f"{LACKS}{reason}")
-    ours = ends.ready(peer, trial)
-    request.node.stash[GATEWAYS] = [ours]
     try:
+        ours = ends.ready(peer, trial)
+        request.node.stash[GATEWAYS] = [ours]
         if peer.has_esp:
             host = site_a.gateway if trial.mode == "transport" else site_a.host
             getattr(Cell(Tunnel(ours, peer, host), peer, trial, side), trial.life)()

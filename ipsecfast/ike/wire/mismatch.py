@@ -36,8 +36,17 @@ class Field(StrEnum):
     REACHABILITY = "reachability"
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """All that a peer which refuses our proof may have otherwise: who each end is, and by what we prove ourselves."""
+
+    ours: Identity
+    peer: Identity | None
+    kind: AuthKind
+
+
 # What the other end should have, from its own point of view; `dialects` puts it into its words.
-Wanted: TypeAlias = Proposal | SelectorPair | Identity | Mode | AuthKind | None
+Wanted: TypeAlias = Proposal | SelectorPair | Identity | Mode | AuthKind | Proof | None
 
 
 @dataclass(frozen=True, slots=True)
