@@ -7,7 +7,7 @@ from dataclasses import replace
 from simulation import Network, Pair
 
 from ipsecfast.model import Lifetime
-from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, at_rest, family, nothing_lost
+from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, all_deleted, at_rest, family, nothing_lost
 
 SOON = [0.0, 0.0, 0.005, 0.02, 0.03, 0.06, 0.1, 0.3]
 WHILE = [0.0, 0.05, 0.5, 5.0, 20.0]
@@ -27,6 +27,7 @@ def under_traffic(schedule: Schedule, pair: Pair, what: list[str | None], *, bot
     pair.run(60.0)
     schedule.rest(pair)
     nothing_lost(pair)
+    all_deleted(pair)
     return at_rest(pair, children=2)
 
 

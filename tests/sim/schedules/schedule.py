@@ -132,6 +132,13 @@ def nothing_lost(network: Network) -> None:
         assert not any(sum(p.held.values()) + sum(p.released.values()) for p in planes), "a host's packet met no SA"
 
 
+def all_deleted(network: Network) -> None:
+    """Whoever had to delete a replaced IKE SA did so; losses alone don't last so long that it ends by itself."""
+    with network.explained():
+        for gateway in network.gateways.values():
+            assert not gateway.undeleted, f"{gateway.name}: nobody deleted {gateway.undeleted}"
+
+
 def at_rest(network: Network, *, children: int | None = None) -> Network:
     network.check_converged(children=children)
     network.check_forgotten()

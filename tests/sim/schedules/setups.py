@@ -13,7 +13,7 @@ from ipsecfast.identity import Identity
 from ipsecfast.ike.wire.message import HEADER
 from ipsecfast.model import IKE_PORT, Path, StartAction
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
-from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, at_rest, family
+from schedules.schedule import HYBRID_ESP, HYBRID_IKE, PATIENT, Schedule, all_deleted, at_rest, family
 
 SUITES = (
     IKE_PROPOSAL,
@@ -34,6 +34,7 @@ def set_up(schedule: Schedule) -> Network:
     pair.a.initiate(None)
     pair.run(schedule.rng.choice([5.0, 60.0]))
     schedule.rest(pair)
+    all_deleted(pair)
     return at_rest(pair, children=2)
 
 
@@ -50,6 +51,7 @@ def simultaneous_set_up(schedule: Schedule) -> Network:
     pair.a.initiate(None)
     pair.traffic(5.0, every=0.5)
     schedule.rest(pair, 60.0)
+    all_deleted(pair)
     return at_rest(pair, children=2)
 
 
@@ -87,6 +89,7 @@ def certificates(schedule: Schedule) -> Network:
     pair.a.endpoint.rekey("ab", None, pair.now)
     pair.run(30.0)
     schedule.rest(pair)
+    all_deleted(pair)
     return at_rest(pair, children=2)
 
 
@@ -105,6 +108,7 @@ def fragmentation(schedule: Schedule) -> Network:
         pair.run(schedule.rng.choice([0.0, 0.1, 30.0]))
     pair.run(60.0)
     schedule.rest(pair)
+    all_deleted(pair)
     return at_rest(pair, children=2)
 
 
@@ -146,4 +150,5 @@ def cookies_under_attack(schedule: Schedule) -> Network:
     schedule.rest(pair)
     pair.a.initiate(None)
     schedule.rest(pair, 60.0)
+    all_deleted(pair)
     return at_rest(pair, children=2)

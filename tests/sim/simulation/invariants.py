@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import InstallSa
+from ipsecfast.ike.constants import HEADER_LENGTH, PayloadType
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 
 OUTCOMES = tuple(Outcome)
+NEXT_PAYLOAD_AT, EXCHANGE_AT, LENGTH_AT = 16, 18, 24  # octets of the IKE header (RFC 7296 s3.1)
+SK_HEADER, SKF_HEADER = 4, 8  # octets before the IV (s3.14, RFC 7383 s2.5)
+IV_SHOWN = 8  # all of a counter mode's
 
 
 class Keys:
@@ -50,6 +54,28 @@ class Keys:
         users[name] = sa.own_spi
 
 
+class Sendings:
+    """All that was sent under keys. What is sent again is bit by bit the same (RFC 7296 s2.1); what is not has an IV of
+    its own: with a counter mode a second message under one IV would show both, and the authentication key."""
+
+    def __init__(self) -> None:
+        self._messages: dict[bytes, bytes] = {}  # own SPI, exchange, flags, message ID, fragment -> datagram
+        self._ivs: set[bytes] = set()  # own SPI, IV
+
+    def sealed(self, name: str, own_spi: bytes, data: bytes) -> None:
+        cut = data[NEXT_PAYLOAD_AT] == PayloadType.SKF
+        body = HEADER_LENGTH + (SKF_HEADER if cut else SK_HEADER)
+        number = data[HEADER_LENGTH + SK_HEADER : body]  # RFC 7383 s2.5: of the fragment, and of how many
+        message = own_spi + data[EXCHANGE_AT:LENGTH_AT] + number
+        if (before := self._messages.get(message)) is not None:
+            assert before == data, f"{name}: a message is sent again, and it is another one"
+            return
+        self._messages[message] = data
+        iv = own_spi + data[body : body + IV_SHOWN]
+        assert iv not in self._ivs, f"{name}: two messages have one IV"
+        self._ivs.add(iv)
+
+
 # -- after every step --------------------------------------------------------------------------------------------------
 
 
@@ -59,10 +85,11 @@ def check_gateway(gateway: Gateway) -> None:
     for reqid, spi in (*plane.active.items(), *((place[0], spi) for place, spi in plane.own.items())):
         assert spi in plane.outbound[reqid], f"{gateway.name} sends on an SA that is gone"
     assert context.children.by_spi.keys() == plane.inbound.keys(), f"{gateway.name}: table and data plane differ"
+    gateway.ike_spis.update(context.ike_sas)
     for sa in context.ike_sas.values():
         _check_progress(sa)
     for child in context.children.by_spi.values():
-        if child.live and not child.resource and child.reqid not in plane.active:
+        if child.reqid not in plane.active and child.live and not child.resource:
             # Packets are held, until the initiator has surely installed the first.
             siblings = context.children.of_reqid(child.reqid)
             waits = any(context.timers.deadline(c, Timer.ACTIVATE) is not None for c in siblings)
@@ -102,6 +129,24 @@ def _check_progress(sa: IkeSa) -> None:
     if sa.state is IkeState.REKEYED or sa.redundant:
         ends = sa.window.outstanding is not None or waits(sa, Timer.EXPIRE) is not None
         assert ends, f"{sa} is replaced and stays for ever"
+
+
+def undeleted(gateway: Gateway) -> list[str]:
+    """IKE SAs that were replaced and end now because the peer, which had to delete them (s2.8.2), did not. A peer that
+    heard the DELETE of the old one before the response to its own rekey forgot that (s2.25.2) and never had it."""
+    context, network = gateway.endpoint.context, gateway.network
+    found = []
+    for sa in gateway.ike_sas:
+        if (sa.state is IkeState.REKEYED or sa.redundant) and sa.reauth.superseded_at is None:
+            until, peer = context.timers.deadline(sa, Timer.EXPIRE), network.gateway_at(sa.path.remote)
+            if (
+                until is not None
+                and until <= network.now
+                and peer is not None
+                and (sa.spi_r if sa.initiator else sa.spi_i) in peer.ike_spis
+            ):
+                found.append(str(sa))
+    return found
 
 
 # -- all quiet ---------------------------------------------------------------------------------------------------------
@@ -153,6 +198,7 @@ def _check_plane(gateway: Gateway) -> None:
         assert half.key == child.outbound.key, f"{gateway.name}: keys of {child} differ"
     first = {c.reqid for c in children if not c.resource}
     assert set(plane.active) == first, f"{gateway.name}: no outbound SA is active"
+    assert not any(plane.held.values()), f"{gateway.name}: packets are held, and nobody negotiates for them"
     installed_out = {spi for table in plane.outbound.values() for spi in table}
     assert len(installed_out) <= len(installed), f"{gateway.name}: an outbound SA lingers"
 

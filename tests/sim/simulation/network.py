@@ -18,13 +18,14 @@ from ipsecfast.ike.actions import Source
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.model import Path
 from simulation import invariants
-from simulation.invariants import Keys
+from simulation.invariants import Keys, Sendings
 from simulation.link import Link, Nat
 from simulation.node import Gateway
 from simulation.plane import EspPacket
 from simulation.transcript import LINES_SHOWN, Sent, message_text
 
 START = 100.0
+Route: TypeAlias = tuple[Gateway, Path] | None  # who gets it, and the path as that one sees it
 Touched: TypeAlias = tuple[Gateway, ...] | None  # whose endpoint an event may have called; None: all
 
 
@@ -45,16 +46,20 @@ class Network:
         self.fetching = 0.0  # seconds that it takes at most to fetch
         self.gateways: dict[str, Gateway] = {}
         self.keys = Keys()
+        self.sendings = Sendings()
         self.transcript: list[Sent | str] = []
         self.steps = 0
         self._events: list[tuple[float, int, Touched, Callable[[], None] | None]] = []
         self._order = count()
         self._esp_free_at: dict[tuple[str, str], float] = {}
         self._at: dict[object, Gateway] = {}
+        self._routes: dict[tuple[str, int], tuple[Path, Route]] = {}  # by sender and path, whose hash would cost more
+        self._explained = Explained(self)
 
     def add(self, gateway: Gateway) -> Gateway:
         self.gateways[gateway.name] = gateway
         self._at[gateway.address] = gateway
+        self._routes.clear()
         return gateway
 
     def fetch(self, source: Source) -> bytes | str:
@@ -90,8 +95,7 @@ class Network:
                 with self.explained():
                     what()
             elif touched and touched[0].wakes_at == when:
-                touched[0].wakes_at = None
-                touched[0].endpoint.handle_timeout(self.now)
+                touched[0].wake()
             else:
                 continue  # the timer was moved meanwhile
             self.steps += 1
@@ -130,11 +134,21 @@ class Network:
 
     def gateway_at(self, address: IPv4Address | IPv6Address) -> Gateway | None:
         """Who gets what is sent there, behind a NAT or not."""
-        behind = next((self.gateways[name] for name, nat in self.nats.items() if nat.address == address), None)
-        return behind or self._at.get(address)
+        for name, nat in self.nats.items():
+            if nat.address == address:
+                return self.gateways[name]
+        return self._at.get(address)
 
-    def translate(self, sender: Gateway, path: Path) -> tuple[Gateway, Path] | None:
-        """Who gets it, and the path as that one sees it."""
+    def route(self, sender: Gateway, path: Path) -> Route:
+        if self.nats:  # their mappings change
+            return self._translate(sender, path)
+        key = sender.name, id(path)
+        known = self._routes.get(key)
+        if known is None:  # it keeps the path, so that the number stays this one's
+            known = self._routes[key] = path, self._translate(sender, path)
+        return known[1]
+
+    def _translate(self, sender: Gateway, path: Path) -> Route:
         source, source_port, to, to_port = sender.address, path.local_port, path.remote, path.remote_port
         receiver = self.gateway_at(to)
         if receiver is None or receiver is sender:
@@ -152,7 +166,7 @@ class Network:
         return self.links.get(frozenset((one.name, other.name)), self.link) if self.links else self.link
 
     def carry_ike(self, sender: Gateway, path: Path, data: bytes) -> None:
-        target = self.translate(sender, path)
+        target = self.route(sender, path)
         receiver = target[0] if target else None
         ring = None if data == NAT_KEEPALIVE else sender.rings.get(sender.own_spi_of(data))
         sent = Sent(self.now, sender.name, receiver.name if receiver else str(path.remote), data, ring)
@@ -170,13 +184,16 @@ class Network:
             self.at(self.now + delay, lambda d=arrived: receiver.receive(d, seen), receiver)
 
     def carry_esp(self, sender: Gateway, packet: EspPacket) -> None:
-        """First in, first out."""
-        target = self.translate(sender, packet.path)
-        if target is None or self.link_between(sender, target[0]).down:
+        """First in, first out, and now and then slower than IKE."""
+        target = self.route(sender, packet.path)
+        if target is None:
             return
         receiver, seen = target
+        link = self.link_between(sender, receiver)
+        if link.down:
+            return
         direction = sender.name, receiver.name
-        arrival = max(self.now + self.link_between(sender, receiver).delay, self._esp_free_at.get(direction, 0.0))
+        arrival = max(self.now + link.delay + link.jitter * self.rng.random(), self._esp_free_at.get(direction, 0.0))
         self._esp_free_at[direction] = arrival
         self._push(arrival, (), lambda: receiver.dataplane.receive(packet, seen))
 
@@ -201,7 +218,7 @@ class Network:
     # -- words ---------------------------------------------------------------------------------------------------------
 
     def explained(self) -> Explained:
-        return Explained(self)
+        return self._explained
 
     def remark(self, text: str) -> None:
         self.transcript.append(f"{self.now:10.3f}      {text}")

@@ -23,7 +23,7 @@ from ipsecfast.ike.actions import (
 )
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
-from ipsecfast.ike.constants import Flags, NotifyError
+from ipsecfast.ike.constants import Flags, NotifyError, PayloadType
 from ipsecfast.ike.context import Settings
 from ipsecfast.ike.crypto.keymat import IkeKeys
 from ipsecfast.ike.endpoint import IkeEndpoint
@@ -32,6 +32,8 @@ from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.wire.message import HEADER_LENGTH
 from ipsecfast.model import TrafficSelector
+from simulation import invariants
+from simulation.invariants import NEXT_PAYLOAD_AT
 from simulation.plane import DataPlane
 from simulation.transcript import KeyRing
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 HOST = 5  # hosts behind gateways have this number in their networks
 INITIATOR = int(Flags.INITIATOR)
+RESPONSE = int(Flags.RESPONSE)
+SEALED = (PayloadType.SK, PayloadType.SKF)
 FLAGS_AT = 19  # octet of the IKE header (RFC 7296 s3.1)
 TCP = 6
 
@@ -63,8 +67,11 @@ class Gateway:
         self.lasting = lasting
         self.configured = tuple(connections)
         self.boots = 0
+        self.owed: set[bytes] = set()  # own SPIs of IKE SAs whose next datagram is a response
         self.counted = 0  # datagrams of this endpoint that were held against its outcomes
         self.wakes_at: float | None = None
+        self.ike_spis: set[bytes] = set()  # own ones of all IKE SAs that it ever had
+        self.undeleted: list[str] = []
         self.log: list[Notify] = []
         self.performed: list[Action] = []
         self.rings: dict[bytes, KeyRing] = {}  # by own IKE SPI
@@ -81,6 +88,7 @@ class Gateway:
             lasting=self.lasting,
         )
         self.dataplane = DataPlane(self)
+        self.owed.clear()
         self.counted = 0
 
     @property
@@ -107,19 +115,27 @@ class Gateway:
     def receive(self, data: bytes, path: object) -> None:
         self.endpoint.receive_datagram(data, path, self.network.now)
 
+    def wake(self) -> None:
+        """What it waited for has come."""
+        self.wakes_at = None
+        self.undeleted += invariants.undeleted(self)
+        self.endpoint.handle_timeout(self.network.now)
+
     def perform(self) -> None:
         while actions := self.endpoint.actions():
             for action in actions:
                 self._perform(action)
+        assert not self.owed, f"{self.name}: a Child SA is installed after the answer that tells the peer of it"
 
     def _perform(self, action: Action) -> None:
         self.performed.append(action)
         match action:
             case Transmit(path, data):
-                self._remember_keys(data)
+                self._look_at(data)
                 self.network.carry_ike(self, path, data)
             case InstallSa():
                 self.dataplane.install(action)
+                self._owe_answer(action.inbound.spi)
             case ActivateOutbound(reqid, spi):
                 self.dataplane.activate(reqid, spi)
             case RemoveSa():
@@ -158,11 +174,22 @@ class Gateway:
         else:
             deliver()
 
-    def _remember_keys(self, data: bytes) -> None:
+    def _owe_answer(self, spi: int) -> None:
+        """RFC 7296 s2.8: where we are the responder, the response comes after this, on the same IKE SA."""
+        child = self.endpoint.context.children.by_spi.get(spi)
+        if child is not None and not child.initiator:
+            self.owed.add(child.ike.own_spi)
+
+    def _look_at(self, data: bytes) -> None:
         """Each IKE SA shows its keys with every datagram, so none that it used is missed."""
         if data == NAT_KEEPALIVE or len(data) < HEADER_LENGTH:
             return
-        sa = self.endpoint.context.ike_sas.get(self.own_spi_of(data))
+        own_spi = self.own_spi_of(data)
+        if data[NEXT_PAYLOAD_AT] in SEALED:
+            self.network.sendings.sealed(self.name, own_spi, data)
+        if data[FLAGS_AT] & RESPONSE:
+            self.owed.discard(own_spi)
+        sa = self.endpoint.context.ike_sas.get(own_spi)
         if sa is None or not sa.has_keys:
             return
         ring = self.rings.setdefault(sa.own_spi, KeyRing(sa.initiator, sa.suite, []))

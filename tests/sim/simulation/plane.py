@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from ipsecfast.ike.actions import InstallSa, MovePeer, RemoveSa
 from ipsecfast.ike.child import REPLACED, SLOT_MASK
@@ -27,8 +27,7 @@ TOLD_EVERY = 1.0  # seconds between two InboundSeen of an SPI
 PACKET_OCTETS = 1000  # each packet counts as many towards limits in bytes
 
 
-@dataclass(frozen=True)
-class EspPacket:
+class EspPacket(NamedTuple):
     spi: int
     key: bytes
     number: int
@@ -138,6 +137,9 @@ class DataPlane:
         """Whether one more packet may pass: each limit is told once, and the hard one holds."""
         key = inbound, params.spi, params.key
         number = self.used[key] + 1
+        if not (params.soft_packets or params.hard_packets or params.soft_bytes or params.hard_bytes):
+            self.used[key] = number
+            return True
         limits = (params.hard_packets, -(-params.hard_bytes // PACKET_OCTETS))
         if any(limit and number > limit for limit in limits):
             return False
