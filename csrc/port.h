@@ -27,6 +27,11 @@ struct ipsf_port_ops {
 	 * The receiving thread asks.
 	 */
 	bool (*pending)(const struct ipsf_port *port);
+	/*
+	 * Whether recv() had many packets one by one and left none: for a moment the worker looks elsewhere, so that some gather, each
+	 * at a lower price. It need not be waited for. NULL: it never does. The receiving thread asks.
+	 */
+	bool (*gathers)(const struct ipsf_port *port);
 	/* Sends n packets in order; marks packet->drop where one did not leave. Equal-sized neighbours may leave as one GSO datagram. */
 	void (*send)(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
 	/*

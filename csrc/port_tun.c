@@ -6,6 +6,9 @@
  * Linux 6.18: 490 ns a read(), of which 230 are the system call, against 600 ns a packet where io_uring does 32 reads a submission;
  * what it saves at the border it spends on its requests. Cores are added by queues (ipsf_port_tun_group), a worker each.
  *
+ * While packets come quickly, a worker that looks again at once finds a few, and spends itself on the sendmsg() for these. So they
+ * gather for a moment first (port.h): of a flood of 64-byte UDP 20 leave as one datagram instead of 7, at three quarters of the CPU.
+ *
  * A packet that is written alone carries no word on its checksum, not even DATA_VALID: verifying it would be work that the receiver
  * does anyway, and where it is forwarded nobody else would look. Only what is joined is verified, because there it is replaced.
  */
@@ -30,6 +33,8 @@
 #define SEALED_MAX (96u << 10) /* a super-packet's 64 segments, with headers and ESP around each: up to 512 bytes a segment */
 #define BATCH_BYTES (128u << 10) /* a batch ends behind them: what was read is still in the cache when it is sealed */
 
+#define GATHERS_FROM 8 /* packets, as many as came while the last ones were carried: then the next may gather */
+
 #ifndef TUN_F_USO4 /* headers before Linux 6.2 */
 #define TUN_F_USO4 0x20u
 #define TUN_F_USO6 0x40u
@@ -41,6 +46,8 @@ struct ipsf_port_tun {
 	struct ipsf_port port;
 	struct ipsf_pool *pool; /* of the spare */
 	struct ipsf_buffer *spare; /* taken for a read that found nothing */
+	unsigned plain;            /* packets of one segment that were read since there were none */
+	bool gathers;              /* of those there were many when there were none left */
 	bool steered; /* of the first queue: flows stay on their queues by our hash */
 	bool udp;                  /* the kernel knows UDP super-packets */
 };
@@ -66,22 +73,39 @@ static void add_spare(struct ipsf_port_tun *tun, struct ipsf_batch *batch, const
 	struct ipsf_packet *packet = ipsf_batch_add(batch, tun->spare, tun->spare->bytes + IPSF_HEADROOM, length);
 	if (IPSF_LIKELY(ipsf_vnet_accept(header, packet))) {
 		tun->spare = NULL;
+		tun->plain += packet->segments == 0;
 		return;
 	}
 	drops[IPSF_DROP_SUPER_PACKET]++;
 	batch->n--; /* the buffer stays the spare */
 }
 
+/* There is none left, for now. */
+static void emptied(struct ipsf_port_tun *tun)
+{
+	tun->gathers = tun->plain >= GATHERS_FROM;
+	tun->plain = 0;
+}
+
+static bool tun_gathers(const struct ipsf_port *port)
+{
+	return ((const struct ipsf_port_tun *)port)->gathers;
+}
+
 static int tun_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_tun *tun = (struct ipsf_port_tun *)port;
 	struct virtio_net_hdr header;
+	tun->gathers = false;
 	for (size_t bytes = 0; bytes < BATCH_BYTES && batch->n < IPSF_BATCH_MAX && take_spare(tun, batch->pool);) {
 		uint8_t *start = tun->spare->bytes + IPSF_HEADROOM - sizeof header;
 		const size_t room = tun->spare->size - IPSF_HEADROOM - IPSF_TAILROOM;
 		const ssize_t n = read(port->fd, start, sizeof header + room);
-		if (n < 0)
-			return batch->n ? (int)batch->n : read_error(errno);
+		if (n < 0) {
+			const int error = errno;
+			emptied(tun);
+			return batch->n ? (int)batch->n : read_error(error);
+		}
 		memcpy(&header, start, sizeof header);
 		add_spare(tun, batch, &header, (size_t)n > sizeof header ? (uint32_t)((size_t)n - sizeof header) : 0, drops);
 		bytes += (size_t)n;
@@ -155,7 +179,8 @@ static void tun_free(struct ipsf_port *port)
 	errno = error;
 }
 
-static const struct ipsf_port_ops tun_ops = {.recv = tun_recv, .send = tun_send, .drain = tun_drain, .free = tun_free};
+static const struct ipsf_port_ops tun_ops = {
+	.recv = tun_recv, .gathers = tun_gathers, .send = tun_send, .drain = tun_drain, .free = tun_free};
 
 /* What the kernel may leave to us, and we to it. */
 static int set_offload(struct ipsf_port_tun *tun)

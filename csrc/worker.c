@@ -13,6 +13,8 @@
 #define BATCHES_A_TURN 8        /* of one port before the others have their turn */
 #define EVENT_RING (1u << 20)   /* bytes */
 #define FLOW_SETS_LOG2 11       /* 4096 flows, 256 KiB */
+#define GATHER_NS 50000         /* that packets may gather at a port before the next look at it, while they come quickly */
+#define GATHER_SLACK_NS 1000    /* how exactly */
 #define SPARE_BUFFERS (3 * IPSF_BATCH_MAX) /* in the batch, beside it, moved for headroom */
 
 /* ---- making and freeing ---- */
@@ -359,7 +361,10 @@ static int drain_source(struct ipsf_worker *worker, unsigned source)
 	return IPSF_OK;
 }
 
-/* What poll() said is in wait[source], the doorbell behind the last; a busy worker has not asked and looks at all. */
+/*
+ * What poll() said is in wait[source], the doorbell behind the last; a port where packets gather was not asked (its fd is negative)
+ * and is looked at. A busy worker has asked none and looks at all.
+ */
 static int pass(struct ipsf_worker *worker, const struct pollfd *wait)
 {
 	const bool busy = worker->directions & IPSF_WORKER_BUSY;
@@ -369,7 +374,7 @@ static int pass(struct ipsf_worker *worker, const struct pollfd *wait)
 		settle_held(worker);
 	drain_desk(worker, BATCHES_A_TURN);
 	for (unsigned source = first_source(worker); source < last_source(worker) && status == IPSF_OK; source++) {
-		if (busy || wait[source].revents || worker->more[source])
+		if (busy || wait[source].fd < 0 || wait[source].revents || worker->more[source])
 			status = drain_source(worker, source);
 	}
 	end_pass(worker);
@@ -403,9 +408,32 @@ static bool may_sleep(struct ipsf_worker *worker)
 	return !worker->desk || !ipsf_desk_waits(worker->desk);
 }
 
+/* Ports where packets gather are not waited for. Whether there are any. */
+static bool let_gather(const struct ipsf_worker *worker, struct pollfd *wait)
+{
+	bool any = false;
+	for (unsigned source = first_source(worker); source < last_source(worker); source++) {
+		const struct ipsf_port *port = worker->port[source];
+		const bool gathers = port->ops->gathers && port->ops->gathers(port);
+		wait[source].fd = gathers ? -1 : port->fd;
+		any |= gathers;
+	}
+	return any;
+}
+
+/* NULL: for ever. */
+static const struct timespec *how_long(struct ipsf_worker *worker, struct pollfd *wait)
+{
+	static const struct timespec not_at_all = {0, 0}, a_moment = {0, GATHER_NS};
+	const bool gathers = let_gather(worker, wait);
+	if (!may_sleep(worker))
+		return &not_at_all;
+	return gathers ? &a_moment : NULL;
+}
+
 static int wait_for_work(struct ipsf_worker *worker, struct pollfd *wait, int n)
 {
-	const int ready = poll(wait, (nfds_t)n, may_sleep(worker) ? -1 : 0);
+	const int ready = ppoll(wait, (nfds_t)n, how_long(worker, wait), NULL);
 	if (worker->desk)
 		atomic_store_explicit(&worker->desk->sleeping, false, memory_order_relaxed);
 	if (ready < 0)
@@ -433,6 +461,7 @@ int ipsf_worker_run(struct ipsf_worker *worker)
 {
 	clockid_t clock;
 	prctl(PR_SET_NAME, worker->name);
+	prctl(PR_SET_TIMERSLACK, GATHER_SLACK_NS);
 	if (pthread_getcpuclockid(pthread_self(), &clock) != 0)
 		return IPSF_ESYS;
 	const uint64_t base = atomic_load(&worker->cpu_past) - nanoseconds_of(clock); /* what the thread did before is not ours */

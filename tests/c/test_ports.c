@@ -348,6 +348,7 @@ static void tun(void)
 	}
 	for (unsigned got = 0, turns = 0; got < 100 && turns < 100; got += echoed, turns++) {
 		CHECK(device->ops->recv(device, &batch, drops) >= 0);
+		CHECK(device->ops->gathers(device) == (batch.n < IPSF_BATCH_MAX)); /* many came, and none is left */
 		echoed = 0;
 		for (unsigned i = 0; i < batch.n; i++)
 			echo(batch.packet[i], i);
@@ -362,6 +363,7 @@ static void tun(void)
 		back++;
 	CHECK(back == 100);
 	close(fd);
+	CHECK(device->ops->recv(device, &batch, drops) == 0 && !device->ops->gathers(device));
 	prepare(NULL, 40, 0); /* no IP version: refused */
 	send_all(device);
 	CHECK(outgoing.packet[0]->drop == IPSF_DROP_PORT_ERROR);

@@ -1,11 +1,16 @@
 /*
- * Which port a packet leaves by, and that a worker receives from all of its ports. The ports beside memory are ones that reach
- * only some destinations, as ring ports do, and note what they were given:
+ * Which port a packet leaves by, that a worker receives from all of its ports, and when. The ports beside memory are ones that
+ * reach only some destinations, as ring ports do, and note what they were given:
  *
  *     some (10.1.0.2) \                                / some (192.0.2.2)
  *     memory           > inner | worker | outer < memory
  */
+#define _GNU_SOURCE
 #include "gateways.h"
+
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define ROOM 256
 
@@ -179,6 +184,66 @@ static void receives_from_all(void)
 	ipsf_port_free(far);
 }
 
+/* Has nothing, and lets packets gather at the next `left` looks; its fd is readable when it was rung. */
+struct port_gathering {
+	struct ipsf_port port;
+	_Atomic unsigned looks;
+	unsigned left;
+};
+
+static int gathering_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
+{
+	struct port_gathering *g = (struct port_gathering *)port;
+	eventfd_t value;
+	(void)batch;
+	(void)drops;
+	(void)eventfd_read(port->fd, &value);
+	g->left -= g->left > 0;
+	atomic_fetch_add(&g->looks, 1);
+	return 0;
+}
+
+static bool gathering_gathers(const struct ipsf_port *port)
+{
+	return ((const struct port_gathering *)port)->left > 0;
+}
+
+static const struct ipsf_port_ops gathering_ops = {.recv = gathering_recv, .gathers = gathering_gathers};
+
+static void await_looks(struct port_gathering *g, unsigned n)
+{
+	for (unsigned i = 0; i < 10000 && atomic_load(&g->looks) < n; i++)
+		usleep(1000);
+	CHECK(atomic_load(&g->looks) == n);
+}
+
+static void *run(void *worker)
+{
+	CHECK(ipsf_worker_run(worker) == IPSF_OK);
+	return NULL;
+}
+
+/* Where packets gather the worker looks again, woken by nobody, until none do; then it sleeps until it is woken. */
+static void gathering(void)
+{
+	struct gateway a, b;
+	struct port_gathering g = {.port = {.ops = &gathering_ops, .fd = eventfd(0, EFD_NONBLOCK)}, .left = 6};
+	struct ipsf_port *inner[2] = {NULL, &g.port}, *outer[1] = {NULL};
+	pthread_t thread;
+	setup(&a, &b, inner, 2, outer, 1);
+	CHECK(pthread_create(&thread, NULL, run, a.out) == 0);
+	await_looks(&g, 6);
+	usleep(5000);
+	await_looks(&g, 6);
+	CHECK(eventfd_write(g.port.fd, 1) == 0);
+	await_looks(&g, 7);
+	ipsf_worker_stop(a.out);
+	CHECK(pthread_join(thread, NULL) == 0);
+	gateway_free(&a);
+	gateway_free(&b);
+	close(g.port.fd);
+}
+
 static void refused(void)
 {
 	struct gateway a, b;
@@ -204,6 +269,7 @@ int main(void)
 	outbound_choice(false);
 	nowhere();
 	receives_from_all();
+	gathering();
 	refused();
 	return check_summary("test_worker_ports");
 }
