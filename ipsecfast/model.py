@@ -123,18 +123,27 @@ class TrafficSelector:
         return (self.port_start, self.port_end) == (0, MAX_PORT)
 
     def contains(self, other: TrafficSelector) -> bool:
-        return self.intersect(other) == other
+        """Whether what both allow is `other`; found without making it: a peer can make us ask thousands of times."""
+        if int(other.start) < int(self.start) or int(other.end) > int(self.end) or self.version != other.version:
+            return False
+        if self.protocol not in (0, other.protocol):
+            return False
+        if self.opaque or other.opaque:
+            return other.opaque and (self.opaque or self.any_port)
+        return self.port_start <= other.port_start and other.port_end <= self.port_end
 
     def intersect(self, other: TrafficSelector) -> TrafficSelector | None:
         """What both allow, or None (RFC 7296 s2.9: narrowing)."""
-        if self.version != other.version or (self.protocol and other.protocol and self.protocol != other.protocol):
+        start, end = max(int(self.start), int(other.start)), min(int(self.end), int(other.end))
+        if start > end or self.version != other.version:
+            return None
+        if self.protocol and other.protocol and self.protocol != other.protocol:
             return None
         if self.opaque or other.opaque:
             ports = _intersect_opaque(self, other)
         else:
             ports = (max(self.port_start, other.port_start), min(self.port_end, other.port_end))
-        start, end = max(int(self.start), int(other.start)), min(int(self.end), int(other.end))
-        if ports is None or start > end or (ports[0] > ports[1] and ports != (MAX_PORT, 0)):
+        if ports is None or (ports[0] > ports[1] and ports != (MAX_PORT, 0)):
             return None
         kind = type(self.start)
         return TrafficSelector(kind(start), kind(end), self.protocol or other.protocol, *ports)

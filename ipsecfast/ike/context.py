@@ -38,6 +38,7 @@ class Settings:
     half_open_per_source: int = 128  # of one IPv4 address, or IPv6 /64
     puzzle_limit: int = 18  # bits of a puzzle that we solve at most (RFC 8019): a second or two
     half_open_timeout: float = 30.0
+    children_limit: int = 1024  # Child SAs of one IKE SA, should its configuration not need more itself
     offload_from: float = 0.0005  # seconds of computing from which on it leaves the core; less costs less than the way
     half_open_work: int = 32  # computations for half-open IKE SAs that wait at most, before new ones are turned away
     # Octets of the longest IP packet of a fragmented message, by IP version: what every path takes (RFC 7383 s2.5.1

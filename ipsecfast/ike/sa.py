@@ -379,7 +379,7 @@ class IkeSa(Channel):
         if isinstance(error, PeerError):
             self.close(Cause.REFUSED, now)
             return
-        self.closing = Cause.REFUSED
+        self.closing = self.closing or Cause.REFUSED
         self.state = IkeState.DELETING
         self.start(Report(NotifyPayload(NotifyType.AUTHENTICATION_FAILED), fatal=True), now)
 
@@ -557,6 +557,7 @@ class IkeSa(Channel):
         """Nothing of it works any more. It stays a while to answer a repeated last request, a DELETE mostly (s2.1)."""
         if self.closed:
             return
+        cause = Cause.OPERATOR if self.closing is Cause.OPERATOR else cause  # whatever else came in between
         was, self.state = self.state, IkeState.CLOSED
         self._drop_work()
         self.context.half_open.discard(self)

@@ -22,6 +22,7 @@ from ipsecfast.ike.constants import (
 )
 from ipsecfast.ike.crypto.primitives import SkCipher
 from ipsecfast.ike.wire.message import (
+    MAX_PAYLOADS,
     Message,
     encode_message,
     open_message,
@@ -187,6 +188,13 @@ def test_minor_versions_and_unknown_flags_are_passed_over() -> None:
 def test_broken_chains(body: bytes) -> None:
     with pytest.raises(InvalidSyntax):
         parse_message(header(43, body))
+
+
+def test_a_message_has_only_so_many_payloads() -> None:
+    most = replace(INIT, payloads=(VendorIdPayload(b"v"),) * MAX_PAYLOADS)
+    assert len(parse_message(encode_message(most)).payloads) == MAX_PAYLOADS
+    with pytest.raises(InvalidSyntax):
+        parse_message(encode_message(replace(most, payloads=(*most.payloads, VendorIdPayload(b"v")))))
 
 
 def test_octets_without_a_payload() -> None:

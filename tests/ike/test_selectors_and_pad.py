@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from ipaddress import IPv4Address, ip_address, ip_network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import product
 
 import pytest
 from simulation import child, connection, selector
@@ -48,6 +50,17 @@ def test_narrowing_is_the_intersection(seed: int) -> None:
     offered = tuple(small(rng) for _ in range(rng.randint(1, 4)))
     configured = tuple(small(rng) for _ in range(rng.randint(1, 4)))
     assert packets(narrow(offered, configured)) == packets(offered) & packets(configured)
+
+
+def test_containing_is_having_the_other_as_what_both_allow() -> None:
+    rng = random.Random(1)
+    wide = TrafficSelector(IPv4Address(0), IPv4Address(7))
+    some = [small(rng) for _ in range(60)]
+    some += [replace(s, port_start=0, port_end=65535) for s in some[:20]]
+    some += [replace(s, port_start=65535, port_end=0) for s in some[:20]]
+    some += [wide, replace(wide, protocol=6), TrafficSelector(IPv6Address(0), IPv6Address(7))]
+    for one, other in product(some, some):
+        assert one.contains(other) == (one.intersect(other) == other), f"{one} and {other}"
 
 
 def test_narrowing_keeps_no_part_twice_and_not_too_many() -> None:

@@ -188,6 +188,19 @@ def test_what_the_operator_ends_stays_ended() -> None:
     assert not pair.a.ike_sas
 
 
+def test_a_refusal_after_the_operator_has_ended_it_begins_nothing_anew() -> None:
+    """The operator ends it while IKE_AUTH is under way, whose answer is AUTHENTICATION_FAILED."""
+    pair = Pair(connection("a", keyingtries=0), connection("b", secret=b"another secret"))
+    pair.a.initiate()
+    pair.run(0.045)
+    pair.a.terminate()
+    mark = pair.mark()
+    run_quiet(pair)
+    assert pair.exchange(mark) == ["<-- b IKE_AUTH {N(AUTHENTICATION_FAILED)}"]
+    assert "retrying" not in pair.a.events()
+    assert not pair.a.ike_sas
+
+
 @pytest.mark.parametrize("what", [None, "net"])
 def test_packets_that_wait_for_the_next_try_go_when_the_operator_ends_it(what: str | None) -> None:
     """Nobody negotiates for them any more, and the next packet asks anew."""

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 
+MAX_DELETED = 64  # SPIs that a peer can delete before they are made: one of them is meant
+
+
 class ChildExchange(KeyedExchange):
     """The initiator's side: offer, nonce, key exchange where a proposal has one, once more with the peer's group."""
 
@@ -148,7 +151,8 @@ class ChildExchange(KeyedExchange):
         self.refused(sa, error, text, now)
 
     def peer_deleted(self, spi: int) -> None:
-        self.deleted.add(spi)
+        if len(self.deleted) < MAX_DELETED:
+            self.deleted.add(spi)
 
     def abandoned(self, sa: IkeSa, now: float) -> None:
         self._release(sa)

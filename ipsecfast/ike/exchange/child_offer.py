@@ -54,6 +54,7 @@ from ipsecfast.model import Acquire, Mode, Proposal, SaParams, TransformType
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
+SPARE = 4  # times what is configured: rekeys, and selectors that a peer wants one by one
 FIRST_ESP_SPI = 256  # RFC 4303 s2.1: 1 to 255 are reserved, 0 means none
 
 
@@ -191,9 +192,10 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
 
     Raises:
         TsUnacceptable, NoProposalChosen: the text says what both sides want.
-        NoAdditionalSas: every inbound SPI is in use.
+        NoAdditionalSas: every inbound SPI is in use, or the peer has had enough of them.
         TsMaxQueue: there are enough Child SAs with these selectors (RFC 9611).
     """
+    _limit(sa)
     config, selectors = _choose(sa, request, old)
     sa.connection.claims.check(sa.remote_id, selectors)
     reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
@@ -206,6 +208,15 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     if spi_in is None:
         raise NoAdditionalSas("all inbound SPIs are in use")
     return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid, resource)
+
+
+def _limit(sa: IkeSa) -> None:
+    """A peer makes as many Child SAs as it likes, but not without end: each takes memory, those too that it has rekeyed
+    and does not delete."""
+    configured = sum(1 + wanted_resources(child) for child in sa.connection.config.children)
+    most = max(sa.context.settings.children_limit, SPARE * configured)
+    if len(sa.children) >= most:
+        raise NoAdditionalSas(f"this IKE SA has {len(sa.children)} Child SAs already")
 
 
 def _choose(sa: IkeSa, request: ChildRequest, old: ChildSa | None) -> tuple[ChildConfig, SelectorPair]:

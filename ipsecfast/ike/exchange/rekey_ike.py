@@ -29,7 +29,7 @@ from ipsecfast.ike.exchange.child_exchange import ChildExchange
 from ipsecfast.ike.exchange.ike_followup_ke import KeyedExchange, hold
 from ipsecfast.ike.exchange.informational import DeleteChild, DeleteIke, DeleteOffered
 from ipsecfast.ike.extension.quick_crash import PassToken, take_token, token_payloads
-from ipsecfast.ike.states import Cause
+from ipsecfast.ike.states import Cause, IkeState
 from ipsecfast.ike.succession import hand_over, retire_redundant, settle_rekey, spawn
 from ipsecfast.ike.wire.message import ZERO_SPI, Message
 from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, Payload, SaPayload
@@ -120,6 +120,8 @@ def admit(sa: IkeSa) -> None:
     """Whether the peer may rekey the IKE SA now."""
     if not sa.usable or sa.peer_successor is not None:
         raise TemporaryFailure("the IKE SA is being rekeyed or closed already")
+    if sa.predecessor is not None and sa.predecessor.state is IkeState.REKEYED:  # or there would be ever more of them
+        raise TemporaryFailure("the IKE SA before this one is not deleted yet")
     if isinstance(sa.current, (ChildExchange, DeleteChild, DeleteOffered)):  # s2.25.2
         raise TemporaryFailure("a Child SA of this IKE SA is being created, rekeyed or closed")
 

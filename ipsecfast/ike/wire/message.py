@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 from ipsecfast.errors import ProtocolError
@@ -31,6 +32,7 @@ HEADER = struct.Struct(">8s8sBBBBII")  # SPIs, next payload, version, exchange, 
 GENERIC_HEADER = struct.Struct(">BBH")  # next payload, critical bit, length
 VERSION_OCTET = MAJOR_VERSION << 4
 CRITICAL = 0x80
+MAX_PAYLOADS = 512  # of one message: no honest one comes near, and each costs
 _NEXT_PAYLOAD, _LENGTH = 16, 24  # where they stand in the header
 ZERO_SPI = bytes(SPI_LENGTH)
 
@@ -239,7 +241,9 @@ def _generic(data: bytes, offset: int) -> tuple[int, bool, bytes]:
 
 
 def _parse_chain(first: int, data: bytes) -> tuple[Payload, ...]:
-    payloads = tuple(_parse_payload(*raw) for raw in _walk(first, data))
+    payloads = tuple([_parse_payload(*raw) for raw in islice(_walk(first, data), MAX_PAYLOADS + 1)])
+    if len(payloads) > MAX_PAYLOADS:
+        raise InvalidSyntax(f"a message of more than {MAX_PAYLOADS} payloads")
     singles = [p.type for p in payloads if p.type in _SINGLE]
     if len(set(singles)) != len(singles):
         raise InvalidSyntax("a payload that may stand once stands twice")

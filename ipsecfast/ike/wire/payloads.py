@@ -34,6 +34,7 @@ SELECTOR_HEADER = struct.Struct(">BBHHH")  # TS type, protocol, length, first an
 SELECTOR_PREFIX = 4  # TS type, protocol and length are common to all types
 CONFIG_ATTRIBUTE = struct.Struct(">HH")  # type, length
 EAP_HEADER_LENGTH = 4
+MAX_ATTRIBUTES = 1024  # of one CP payload
 
 _ADDRESS_LENGTH: dict[int, int] = {IdType.ID_IPV4_ADDR: 4, IdType.ID_IPV6_ADDR: 16}
 _SELECTOR_ADDRESS: dict[int, tuple[type[IPv4Address] | type[IPv6Address], int]] = {
@@ -343,11 +344,11 @@ class ConfigPayload:
     @classmethod
     def parse(cls, body: bytes) -> ConfigPayload:
         _require(body, TYPED_HEADER.size, "CP")
-        attributes = []
+        attributes: list[ConfigAttribute] = []
         offset = TYPED_HEADER.size
         while offset < len(body):
-            if offset + CONFIG_ATTRIBUTE.size > len(body):
-                raise InvalidSyntax("CP payload: an attribute is cut short")
+            if offset + CONFIG_ATTRIBUTE.size > len(body) or len(attributes) == MAX_ATTRIBUTES:
+                raise InvalidSyntax("CP payload: an attribute is cut short, or one too many")
             kind, length = CONFIG_ATTRIBUTE.unpack_from(body, offset)
             offset += CONFIG_ATTRIBUTE.size
             if length > len(body) - offset:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import islice
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.model import IPAddress, Mode, TrafficSelector
 
 # More selectors than this in an answer only cost: narrowing may always leave some out.
 MAX_SELECTORS = 32
+MAX_COMMON = 256  # intersections that are looked at for them
 
 Selectors = tuple[TrafficSelector, ...]
 
@@ -53,11 +54,11 @@ def packet_first(packet: TrafficSelector | None, selectors: Selectors) -> Select
 
 def narrow(offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelector]) -> Selectors:
     """What both sides allow, in the order offered, nothing twice and nothing that another part already covers."""
-    common = [both for a, b in product(offered, configured) if (both := a.intersect(b)) is not None]
+    common = tuple(dict.fromkeys(islice(_common(offered, configured), MAX_COMMON)))
     if len(common) < 2:
-        return tuple(common)
+        return common
     kept: list[TrafficSelector] = []
-    for selector in dict.fromkeys(common):
+    for selector in common:
         if any(other.contains(selector) for other in kept):
             continue
         kept = [other for other in kept if not selector.contains(other)]
@@ -65,6 +66,19 @@ def narrow(offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelec
         if len(kept) == MAX_SELECTORS:
             break
     return tuple(kept)
+
+
+def _common(offered: Sequence[TrafficSelector], configured: Sequence[TrafficSelector]) -> Iterator[TrafficSelector]:
+    """The intersections of all pairs that have one. A peer may send 255 selectors, and most pairs are told apart by
+    their addresses, so these are turned into numbers once."""
+    ranges = [(int(b.start), int(b.end), b.version, b) for b in configured]
+    for a in offered:
+        start, end, version = int(a.start), int(a.end), a.version
+        for other_start, other_end, other_version, b in ranges:
+            if start <= other_end and other_start <= end and version == other_version:
+                both = a.intersect(b)
+                if both is not None:
+                    yield both
 
 
 def narrow_pair(offered: SelectorPair, configured: SelectorPair) -> SelectorPair | None:
@@ -76,7 +90,13 @@ def narrow_pair(offered: SelectorPair, configured: SelectorPair) -> SelectorPair
 def within(answer: SelectorPair, offered: SelectorPair) -> bool:
     """Whether a responder's answer is a subset of what was offered (s2.9)."""
     pairs = ((answer.local, offered.local), (answer.remote, offered.remote))
-    return all(part and all(any(o.contains(a) for o in whole) for a in part) for part, whole in pairs)
+    return all(part and _all_in(part, whole) for part, whole in pairs)
+
+
+def _all_in(part: Selectors, whole: Selectors) -> bool:
+    """Most of what a peer answers stands in our offer as it is."""
+    known = frozenset(whole)
+    return all(a in known or any(o.contains(a) for o in whole) for a in part)
 
 
 def choose_child(

@@ -1,9 +1,15 @@
-"""`python -m guided parser|endpoint [options and folders of libFuzzer]`"""
+"""`python -m guided parser|endpoint [options and folders of libFuzzer]`, or `python -m guided heavy`"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path as File
+
+if sys.argv[1:] == ["heavy"]:
+    from guided import heavy
+
+    sys.exit(heavy.main())
 
 import atheris
 
@@ -17,16 +23,17 @@ def write_first_inputs(target: str, folder: File) -> None:
     if any(folder.iterdir()):
         return
     for number in range(len(lives.CONFIGURATIONS)):
-        if target == "parser":
-            inputs = lives.datagrams(number)
-        else:
-            inputs = [
-                records.encode(state, [records.Record(how | int(response), exchange, first, chain)])
-                for at, (exchange, response, first, chain) in enumerate(lives.messages(number))
-                for state, how in (((number + 3 * (at % 5)), 32 + 2 * (at % 2)),)
-            ]
+        inputs = lives.datagrams(number) if target == "parser" else list(in_every_state(number))
         for at, data in enumerate(inputs):
             (folder / f"life-{number}-{at}").write_bytes(data)
+
+
+def in_every_state(number: int) -> Iterator[bytes]:
+    """Each message of a life in every state of its configuration."""
+    for at, (sender, exchange, response, first, chain) in enumerate(lives.messages(number)):
+        how = int(response) | (2 if sender == "a" else 0) | (32 if at % 2 else 0)
+        for state in range(number, lives.KINDS, len(lives.CONFIGURATIONS)):
+            yield records.encode(state, [records.Record(how, exchange, first, chain)])
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from simulation import Pair, Sent, child, connection
+from simulation import Lifetime, Pair, Sent, child, connection, selector
 
-from ipsecfast.configured import AuthConfig, AuthKind, ConnectionConfig, PostquantumKey
+from ipsecfast.configured import AuthConfig, AuthKind, Childless, ConnectionConfig, PostquantumKey
 from ipsecfast.identity import Identity
 from ipsecfast.ike.constants import ExchangeType, PayloadType
 from ipsecfast.ike.context import Settings
@@ -19,6 +19,7 @@ from ipsecfast.ike.wire.payloads import UnknownPayload
 from ipsecfast.pki import KeyType, make_authority, make_certificate
 
 SETTINGS = Settings(retransmit=Backoff(timeout=2.0, base=1.5, tries=3))
+ATTACKED = replace(SETTINGS, cookie_threshold=0)
 PLAIN, HYBRID = "aes128gcm16-prfsha256-x25519", "aes128gcm16-prfsha256-x25519-ke1_mlkem768"
 AUTHORITY = make_authority("Root", KeyType.ECDSA256)
 ISSUED = {x: make_certificate([f"{x}.test"], KeyType.ECDSA256, AUTHORITY) for x in "ab"}
@@ -47,12 +48,39 @@ def certified(me: str) -> ConnectionConfig:
     return replace(plain(me), local=local, remote=remote, secrets=())
 
 
-CONFIGURATIONS: tuple[Callable[[str], ConnectionConfig], ...] = (plain, hybrid, certified)
+def lasting(me: str) -> ConnectionConfig:
+    """Tickets, redirects, reauthentication, AES-CBC with a MAC of its own, X25519 in ESP."""
+    children = tuple(child(f"net{n}", me, esp=("aes256gcm16-x25519-esn", "aes128gcm16-x25519")) for n in (0, 1))
+    return connection(
+        me,
+        ike=("aes128-sha256-x25519", PLAIN),
+        children=children,
+        resumption=True,
+        redirect=True,
+        keyingtries=0,
+        dpd_delay=20.0,
+        reauth=Lifetime(rekey_time=300.0, life_time=400.0, rand_time=10.0),
+    )
+
+
+def several(me: str) -> ConnectionConfig:
+    """A Child SA for each worker, several selectors, none in IKE_AUTH."""
+    networks = tuple(selector(n) for n in ("10.1.0.0/24", "10.1.7.0/25"))
+    peers = tuple(selector(n) for n in ("10.2.0.0/24", "10.2.9.0/25"))
+    mine, theirs = (networks, peers) if me == "a" else (peers, networks)
+    children = (
+        child("net0", me, local_ts=mine, remote_ts=theirs, per_cpu_sas=2),
+        child("net1", me, dscp_classes=((46,), (8, 10))),
+    )
+    return connection(me, ike=(PLAIN,), children=children, childless=Childless.PREFER, keyingtries=0)
+
+
+CONFIGURATIONS: tuple[Callable[[str], ConnectionConfig], ...] = (plain, hybrid, certified, lasting, several)
 
 
 def fresh(number: int) -> Pair:
     made = CONFIGURATIONS[number % len(CONFIGURATIONS)]
-    pair = Pair(made("a"), made("b"), seed=number, settings=SETTINGS)
+    pair = Pair(made("a"), made("b"), seed=number % len(CONFIGURATIONS), settings=SETTINGS)
     pair.keys.honest = False
     for gateway in (pair.a, pair.b):
         gateway.endpoint.context.lasting = Lasting(crash_secret=b"q" * 32)
@@ -60,38 +88,98 @@ def fresh(number: int) -> Pair:
     return pair
 
 
-def connecting(pair: Pair) -> None:
+def up(pair: Pair) -> None:
+    pair.run(1.0)
+
+
+def asked(pair: Pair) -> None:
+    """IKE_SA_INIT is on its way to a gateway that asks for cookies."""
+    pair.b.endpoint.context.settings = ATTACKED
+
+
+def opened(pair: Pair) -> None:
+    """b has answered IKE_SA_INIT, a waits for the answer."""
+    pair.run(0.03)
+
+
+def continued(pair: Pair) -> None:
+    """The request after IKE_SA_INIT is under way."""
     pair.run(0.045)
 
 
-def established(pair: Pair) -> None:
-    pair.run(1.0)
+def proved(pair: Pair) -> None:
+    """The exchange after that is under way, or its response."""
+    pair.run(0.075)
 
 
 def rekeying_child(pair: Pair) -> None:
-    pair.run(1.0)
+    up(pair)
     pair.b.rekey("net0")
     pair.run(0.01)
 
 
 def rekeying_ike(pair: Pair) -> None:
-    pair.run(1.0)
+    up(pair)
     pair.a.rekey(None)
     pair.run(0.025)
 
 
+def rekeyed(pair: Pair) -> None:
+    """Both are being rekeyed by both, or by the next key exchange."""
+    up(pair)
+    pair.a.rekey("net0")
+    pair.b.rekey("net0")
+    pair.run(0.045)
+
+
+def succeeded(pair: Pair) -> None:
+    """The IKE SA has a successor and is not yet deleted."""
+    up(pair)
+    pair.b.rekey(None)
+    pair.run(0.045)
+
+
 def deleting(pair: Pair) -> None:
-    pair.run(1.0)
+    up(pair)
     pair.a.rekey("net1")
     pair.b.terminate(None)
 
 
-STATES = (established, connecting, rekeying_child, rekeying_ike, deleting)
+def reauthenticating(pair: Pair) -> None:
+    up(pair)
+    pair.a.endpoint.reauthenticate("ab", pair.now)
+    pair.run(0.07)
+
+
+def resuming(pair: Pair) -> None:
+    """b has forgotten everything; a is about to find that out, or comes back with its ticket."""
+    up(pair)
+    pair.b.restart()
+    for reqid in pair.a.dataplane.active:
+        pair.a.dataplane.send(reqid)
+    pair.run(0.13)
+
+
+STATES = (
+    up,
+    asked,
+    opened,
+    continued,
+    proved,
+    rekeying_child,
+    rekeying_ike,
+    rekeyed,
+    succeeded,
+    deleting,
+    reauthenticating,
+    resuming,
+)
+KINDS = len(CONFIGURATIONS) * len(STATES)
 
 
 def kind_of(number: int) -> int:
     """Equal numbers are equal configurations and states."""
-    return number % (len(CONFIGURATIONS) * len(STATES))
+    return number % KINDS
 
 
 def pair_in_state(number: int) -> Pair:
@@ -110,6 +198,8 @@ def life(number: int) -> Pair:
         for gateway in rng.sample((pair.a, pair.b), rng.choice([1, 2])):
             gateway.endpoint.rekey("ab", what, pair.now)
         pair.run(20.0)
+    pair.b.endpoint.reauthenticate("ab", pair.now)
+    pair.run(20.0)
     pair.b.restart()  # a learns of it, and comes back with its ticket if it has one
     for reqid in pair.a.dataplane.active:
         pair.a.dataplane.send(reqid)
@@ -121,8 +211,8 @@ def life(number: int) -> Pair:
     return pair
 
 
-def messages(number: int) -> list[tuple[int, bool, int, bytes]]:
-    """(exchange, response, first payload type, chain of payloads in clear) of a life; fragments are left out."""
+def messages(number: int) -> list[tuple[str, int, bool, int, bytes]]:
+    """(sender, exchange, response, first payload type, payloads in clear) of a life; fragments are left out."""
     found = []
     for line in life(number).transcript:
         message = line.message if isinstance(line, Sent) else None
@@ -130,7 +220,8 @@ def messages(number: int) -> list[tuple[int, bool, int, bytes]]:
             isinstance(p, UnknownPayload) and p.type == PayloadType.SKF for p in message.payloads
         ):
             continue
-        found.append((message.exchange, message.response, first_type(message.payloads), encode_chain(message.payloads)))
+        chain = encode_chain(message.payloads)
+        found.append((line.sender, message.exchange, message.response, first_type(message.payloads), chain))
     return found
 
 

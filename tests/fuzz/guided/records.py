@@ -13,11 +13,13 @@ from ipsecfast.ike.wire.message import GENERIC_HEADER
 
 MAX_RECORDS = 6
 RECORD_HEADER = 5
+WHIM = 0x80
 
 
 @dataclass(frozen=True)
 class Record:
-    """One message of the hostile peer. `how` chooses role, message ID, victim, and what the victim does before."""
+    """One message of the hostile peer: `how` chooses victim, IKE SA, role, message ID, fragments, and how long it is
+    waited afterwards. With an `exchange` from `WHIM` on it is something that the victim does of itself (`whims`)."""
 
     how: int
     exchange: int
@@ -75,7 +77,9 @@ def mutate(data: bytes, max_size: int, seed: int, octets: Callable[[bytes, int],
     if not records or rng.random() < 0.03:
         return octets(data, max_size)
     at = rng.randrange(len(records))
-    match rng.randrange(8):
+    match rng.randrange(9):
+        case 8:
+            records.insert(at, Record(rng.randrange(256), rng.randrange(WHIM, 256), 0, b""))
         case 0:
             state = rng.randrange(256)
         case 1:
