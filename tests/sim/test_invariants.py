@@ -145,6 +145,12 @@ def spis_run_out(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(InboundSpis, "release", lambda *_: None)
 
 
+@broken("are held, and nobody negotiates", "outage")
+def held_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """The operator ends what the packets wait for, and nobody lets them go."""
+    patch.setattr(Connection, "_release", lambda *_: None)
+
+
 @pytest.mark.parametrize(("change", "family", "says"), BREAKS)
 def test_it_is_noticed(change: Break, family: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change(monkeypatch)

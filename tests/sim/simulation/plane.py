@@ -47,6 +47,7 @@ class DataPlane:
         self.replacing: defaultdict[int, set[int]] = defaultdict(set)  # by reqid, outbound SPIs that a rekey has made
         self.traps: set[int] = set()
         self.held: Counter[int] = Counter()
+        self.held_since: dict[int, float] = {}  # when the first of them came
         self.released: Counter[int] = Counter()
         self.seen: set[int] = set()
         self.told: dict[int, float] = {}  # when the last InboundSeen of an SPI was
@@ -131,6 +132,7 @@ class DataPlane:
             return
         self.held[reqid] += 1
         if self.held[reqid] == 1:
+            self.held_since[reqid] = self.gateway.network.now
             self.gateway.event(Acquire(reqid, *self.gateway.packet_selectors(reqid)))
 
     def _count(self, params: SaParams, *, inbound: bool) -> bool:
