@@ -8,7 +8,7 @@ from simulation import Gateway, Link, Network
 
 from ipsecfast.ike.timers import Backoff
 from ipsecfast.model import StartAction
-from schedules.schedule import PATIENT, Schedule, at_rest, family
+from schedules.schedule import LEAST_REST, PATIENT, Schedule, at_rest, family
 
 BRIEF = replace(PATIENT, retransmit=Backoff(timeout=2.0, base=1.5, tries=4))
 
@@ -132,7 +132,7 @@ def hosts_bring_it_up(schedule: Schedule, pair: Network) -> Network:
     """Good links, time, and packets: all children stand. Then nothing more happens, and both ends agree."""
     pair.link = Link()
     for _ in range(4):
-        pair.run(150.0)
+        pair.run_until_quiet(LEAST_REST, 150.0)
         for gateway in pair.gateways.values():
             if gateway.name not in ("b",) or "a" not in pair.nats:
                 send_everywhere(gateway)

@@ -19,6 +19,7 @@ HYBRID_ESP = "aes128gcm16-x25519-ke1_mlkem768"
 PFS_ESP = "aes128gcm16-x25519"
 PATIENT = Settings(retransmit=Backoff(timeout=2.0, base=1.3, tries=12))  # a lossy link is no dead peer
 REST = 400.0  # seconds in which every retry and every retransmission has come to its end
+LEAST_REST = 75.0  # longer than two liveness checks, and than any datagram is on its way
 
 Family: TypeAlias = Callable[["Schedule"], Network]
 FAMILIES: dict[str, Family] = {}
@@ -114,7 +115,7 @@ class Schedule:
     def rest(self, pair: Network, seconds: float = REST) -> None:
         """The links are good again, and everything that is under way ends."""
         pair.link = Link()
-        pair.run(seconds)
+        pair.run_until_quiet(min(LEAST_REST, seconds), seconds)
         for _ in range(20):  # a liveness check may be under way
             if not any(sa.current for g in pair.gateways.values() for sa in g.ike_sas):
                 return

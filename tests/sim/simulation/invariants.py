@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ipsecfast.ike.actions import InstallSa
 from ipsecfast.ike.constants import HEADER_LENGTH, PayloadType
@@ -107,9 +107,10 @@ def _check_held(gateway: Gateway) -> None:
         if count and owner is not None and plane.held_since[reqid] < gateway.network.now:
             connection = gateway.endpoint.connections[owner[0]]
             config = connection.child(owner[1])
-            negotiated = config.name in connection.waiting or any(sa.negotiates(config) for sa in connection.ike_sas())
-            to_come = any(c.live for c in context.children.of_reqid(reqid))
-            assert negotiated or to_come, f"{gateway.name}: packets of {config.name} are held, and nobody negotiates"
+            to_come = config.name in connection.waiting or any(c.live for c in context.children.of_reqid(reqid))
+            for sa in connection.ike_sas():
+                to_come |= sa.negotiates(config) or any(wanted is config for wanted, _ in sa.unserved)
+            assert to_come, f"{gateway.name}: packets of {config.name} are held, and nobody negotiates"
 
 
 def _check_counters(gateway: Gateway) -> None:
@@ -162,6 +163,26 @@ def undeleted(gateway: Gateway) -> list[str]:
             ):
                 found.append(str(sa))
     return found
+
+
+def is_quiet(gateway: Gateway) -> bool:
+    """Nothing is under way at this gateway: what is to come are liveness checks, keepalives and lifetimes."""
+    timers = gateway.endpoint.context.timers._deadlines
+    if any(sa.current or sa.queue or sa.job for sa in gateway.ike_sas):
+        return False
+    return all(_is_routine(owner, timer, deadline) for (owner, timer), deadline in timers.items())
+
+
+def _is_routine(owner: Any, timer: Timer, deadline: float) -> bool:
+    match timer:
+        case Timer.LIVENESS | Timer.KEEPALIVE:
+            return True
+        case Timer.REKEY:  # else it is the next try after one that failed
+            return owner.rekey_at == deadline
+        case Timer.EXPIRE:  # else it is replaced
+            return owner.expires_at == deadline
+        case _:
+            return False
 
 
 # -- all quiet ---------------------------------------------------------------------------------------------------------

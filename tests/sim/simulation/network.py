@@ -25,6 +25,7 @@ from simulation.plane import EspPacket
 from simulation.transcript import LINES_SHOWN, Sent, message_text
 
 START = 100.0
+QUIET_STEP = 5.0
 Route: TypeAlias = tuple[Gateway, Path] | None  # who gets it, and the path as that one sees it
 Touched: TypeAlias = tuple[Gateway, ...] | None  # whose endpoint an event may have called; None: all
 
@@ -51,6 +52,7 @@ class Network:
         self.steps = 0
         self._events: list[tuple[float, int, Touched, Callable[[], None] | None]] = []
         self._order = count()
+        self._hosts_until = START  # they send for so long
         self._esp_free_at: dict[tuple[str, str], float] = {}
         self._at: dict[object, Gateway] = {}
         self._routes: dict[tuple[str, int], tuple[Path, Route]] = {}  # by sender and path, whose hash would cost more
@@ -113,6 +115,19 @@ class Network:
             pass
         return self
 
+    def run_until_quiet(self, least: float, most: float) -> Self:
+        """Until nothing is under way any more, and the hosts are silent. In `least` seconds each IKE SA is asked if
+        it lives, so that what only one end has comes to light."""
+        until = self.now + most
+        self.run(least)
+        while self.now < until and not self.is_quiet:
+            self.run(min(QUIET_STEP, until - self.now))
+        return self
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.now >= self._hosts_until and all(map(invariants.is_quiet, self.gateways.values()))
+
     def start(self) -> Self:
         for gateway in self.gateways.values():
             gateway.endpoint.start(self.now)
@@ -120,6 +135,7 @@ class Network:
 
     def traffic(self, seconds: float, every: float = 0.005) -> None:
         """All hosts send all the time, over every reqid that has a Child SA now or gets one."""
+        self._hosts_until = max(self._hosts_until, self.now + seconds)
         for index in range(int(seconds / every)):
             self._push(self.now + index * every, (), self._traffic_once)
 
