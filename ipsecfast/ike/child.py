@@ -77,6 +77,7 @@ class ChildSa:
         "selectors",
         "state",
         "successor",
+        "twin",
         "unwanted",
     )
 
@@ -108,6 +109,7 @@ class ChildSa:
         self.outbound_state = OutboundState.REGISTERED
         self.successor: ChildSa | None = None
         self.unwanted: Cause | None = None  # the operator ends it, or a twin stays: what takes its place goes too
+        self.twin: ChildSa | None = None  # of the same kind, made by us at once: it goes when the peer has this one
         self.collision: ChildSa | None = None  # what the peer made of this one while our own rekey was under way
         self.established_at = now
         lifetime = config.lifetime
@@ -144,7 +146,7 @@ class ChildSa:
             case Timer.EXPIRE:
                 self.ike.expire_child(self, now)
             case Timer.ACTIVATE:
-                self.ike.context.children.activate(self)
+                self.ike.activate_first(self, now)
             case Timer.LINGER:
                 self.ike.context.children.remove(self)
             case _:
@@ -294,10 +296,11 @@ class ChildTable:
                 self.activate(proved[-1])
 
     def _heir(self, child: ChildSa) -> ChildSa | None:
-        """Who carries the traffic when `child`, which did, is gone: its successor, which the peer has if it deletes
-        this one; else the latest that the peer has used; else the latest, but not before its predecessor, if that is
-        still there (s2.8). Of one worker only what the peer surely has: there is the one for all."""
-        successor = child.successor
+        """Who carries the traffic when `child`, which did, is gone: its successor, ours or the peer's (s2.25.1), which
+        the peer has if it deletes this one; else the latest that the peer has used; else the latest, but not before its
+        predecessor, if that is still there (s2.8). Of one worker only what the peer surely has: there is the one for
+        all."""
+        successor = child.successor or child.collision
         while successor is not None and not successor.live:
             successor = successor.successor
         siblings = tuple(c for c in self.of_reqid(child.reqid) if c.place == child.place)

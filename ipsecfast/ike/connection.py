@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
@@ -24,8 +25,7 @@ from ipsecfast.ike.extension.redirect import Redirection
 from ipsecfast.ike.extension.resumption import Ticket
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import Cause, IkeState
-from ipsecfast.ike.succession import await_delete
-from ipsecfast.ike.supersession import supersede
+from ipsecfast.ike.supersession import give_way
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.wire.proposal import select
 from ipsecfast.model import IKE_PORT, Acquire, IPAddress, Path, Proposal, StartAction
@@ -139,7 +139,7 @@ class Connection:
         """A new IKE SA; the first child goes into IKE_AUTH, the others follow, then what it replaces is deleted."""
         sa = IkeSa(self.context, (self,), path, initiator=True, now=now)
         sa.manners.came_from = came_from
-        sa.reauth.replaces, sa.reauth.anew = replaces, replaces is not None
+        sa.reauth.replaces, sa.origin.anew = replaces, replaces is not None
         self.context.ike_sas.add(sa)
         (first, packet), *rest = wanted
         ticket = None if replaces else resumption.usable_ticket(self)  # the peer is to prove itself
@@ -190,7 +190,7 @@ class Connection:
         if sa.established_at is None and sa.initiator and cause in (Cause.REFUSED, Cause.PEER_DEAD):
             if not reauthentication.failed(sa, now):
                 self._attempt_failed(wanted, now)
-        elif cause is Cause.DUPLICATE and sa.reauth.anew:
+        elif cause is Cause.DUPLICATE and sa.origin.anew and sa.origin.stands is None:
             return  # the peer's new IKE SA gets what the old one has; were we to ask too, there would be two of each
         elif cause in (Cause.DUPLICATE, Cause.REKEYED, Cause.PEER_RESTARTED, Cause.REDIRECTED):
             for child, packet in wanted:
@@ -251,14 +251,6 @@ class Connection:
 
     # -- one IKE SA a peer (s2.4: INITIAL_CONTACT; swanctl's `unique`) ------------------------------------------------
 
-    def _others(self, sa: IkeSa) -> Iterator[IkeSa]:
-        """IKE SAs that stand between the same two identities."""
-        if self.config.unique == "never":
-            return
-        for other in self.context.ike_sas.between(sa.local_id, sa.remote_id):
-            if other is not sa and other.connection is self and other.usable:
-                yield other
-
     def first_contact(self, sa: IkeSa) -> bool:
         """Whether to send INITIAL_CONTACT: what the peer still has of us is left over from before our restart. It goes
         by identities, so an IKE SA of another connection with the same two counts as well."""
@@ -268,40 +260,39 @@ class Connection:
     def admits(self, sa: IkeSa) -> bool:
         """`unique = keep`: who is connected already is not let in a second time, unless it stands where it stood: that
         may be its reauthentication (s2.8.3)."""
-        elsewhere = (o for o in self._others(sa) if o.path.remote != sa.path.remote)
+        elsewhere = (o for o in self._standing(sa) if o.usable and o.path.remote != sa.path.remote)
         return self.config.unique != "keep" or not any(elsewhere)
 
     def already_up(self, sa: IkeSa) -> bool:
         """The peer got through while we asked: its IKE SA serves both."""
-        expected = (sa, reauthentication.standing(sa.reauth.replaces))
-        return self.config.unique != "never" and any(o.usable for o in self.ike_sas() if o not in expected)
+        replaced = reauthentication.standing(sa.reauth.replaces)
+        expected = (sa.origin, replaced.origin if replaced else None)
+        others = [o for o in self.ike_sas() if o.origin not in expected and o.closing is None and not o.leaving]
+        since = any((o.origin.stands or 0) > sa.origin.begun for o in others)
+        return self.config.unique != "never" and (since or any(o.usable for o in others))
 
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
+        """One of all IKE SAs between the two stays (`origin`). In whose place ours has come, `RetireOld` deletes."""
         self._tries = 0
         self.failures.pop("", None)
         redirect.arrived(self, now)
-        for other in tuple(self._others(sa)):
-            assert other.established_at is not None
-            as_old = other.established_at >= sa.created_at and not other.by_rekey
-            as_old &= not reauthentication.retires(other)
-            if as_old and other.initiator != sa.initiator:
-                self._resolve_simultaneous(sa, other, now)
-            elif initial_contact:
+        origin, others = sa.origin, tuple(self._standing(sa))
+        origin.came_up(sa.nonces, (other.origin for other in others), next(self.context.order))
+        for other in filter(attrgetter("usable"), others):  # those that are not go already
+            if initial_contact and (origin.comes_after(other.origin) or other.origin.void):
                 other.close(Cause.DUPLICATE, now)  # s2.4: the peer has forgotten it, no DELETE
-            elif not sa.initiator:
-                supersede(other, sa, now)
+            elif not origin.prevails(other.origin):
+                give_way(sa, other, now)
+            elif not (sa.initiator and origin.comes_after(other.origin)):
+                give_way(other, sa, now)
 
-    def _resolve_simultaneous(self, sa: IkeSa, other: IkeSa, now: float) -> None:
-        """Both ends initiated at once. As in s2.8.1 the IKE SA with the lowest of the four nonces goes, deleted by the
-        end that began it; both ends know all four."""
-        loser = min(sa, other, key=lambda s: min(s.nonces))
-        if loser.initiator and loser.reauth.anew:
-            winner = sa if loser is other else other  # it may not have all its Child SAs yet
-            supersede(loser, winner, now)
-        elif loser.initiator:
-            loser.delete(Cause.DUPLICATE, now)
-        else:
-            await_delete(loser, now)
+    def _standing(self, sa: IkeSa) -> Iterator[IkeSa]:
+        """What else stands between the same two."""
+        if self.config.unique == "never":
+            return
+        for other in self.context.ike_sas.between(sa.local_id, sa.remote_id):
+            if other is not sa and other.connection is self and other.state is IkeState.ESTABLISHED:
+                yield other
 
     # -- the operator ----------------------------------------------------------------------------------------------
 

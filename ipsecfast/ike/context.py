@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING
 
 from ipsecfast.ike.actions import Action, Notify
@@ -80,6 +81,7 @@ class Context:
         self.counters: Counter[str] = Counter()
         self.reqids = Reqids()
         self.ike_sas = IkeSaTable()
+        self.order = count(1)  # of what is begun and comes to stand here
         self.spent = Spent()
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
         self.half_open = HalfOpen()

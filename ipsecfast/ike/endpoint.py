@@ -406,8 +406,9 @@ class IkeEndpoint:
 
     def _authentic_esp(self, event: FirstInbound | InboundSeen | PeerMoved, child: ChildSa, now: float) -> None:
         child.ike.last_heard = now
+        child.ike.origin.proved |= not child.ike.origin.began
         if isinstance(event, FirstInbound):
-            child.ike.first_inbound(child)
+            child.ike.first_inbound(child, now)
         elif isinstance(event, PeerMoved):
             esp_heard(child.ike, event.path)
 

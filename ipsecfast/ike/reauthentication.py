@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
-from ipsecfast.ike.constants import ExchangeType, NotifyError
+from ipsecfast.ike import evidence
+from ipsecfast.ike.constants import ExchangeType
 from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
 RETIRE_PAUSE = 1.0  # seconds
+LEFT_BEHIND = 3  # times `supersede_pause`: then what the peer has not made on the new one is ours to make
 RETRY_FAILED = 4  # times the pause after TEMPORARY_FAILURE
 
 
@@ -37,10 +39,14 @@ def begin(sa: IkeSa, now: float) -> bool:
     """Make the new IKE SA; False if that can't be just now."""
     if any(standing(other.reauth.replaces) is sa for other in sa.connection.ike_sas()):
         return True
-    if not sa.usable or any(o.reauth.superseded_at is not None for o in with_peer(sa)):
-        _again(sa, now, 1)  # it is being rekeyed, or what the peer has begun is not over
+    under_way = sa.connection.connecting() or any(o.reauth.superseded_at is not None for o in with_peer(sa))
+    if not sa.usable or under_way:
+        _again(sa, now, 1)  # it is being rekeyed, or what either end has begun is not over
         return False
-    children = list(dict.fromkeys(child.config for child in sa.children.values() if child.live))
+    if not sa.origin.proved:
+        sa.start(ProveBoth(), now)
+        return True
+    children = [config for config in sa.connection.config.children if _has(sa, config)]
     if not children:
         sa.note("reauth-needless", "it has no Child SA: closed instead of authenticated anew")
         sa.delete(Cause.EXPIRED, now)
@@ -80,11 +86,19 @@ def standing(sa: IkeSa | None) -> IkeSa | None:
     return sa
 
 
-def retires(old: IkeSa) -> bool:
-    """Its successor by reauthentication (s2.8.3) stands and still gets Child SAs. The peer has it superseded and
-    compares nothing with it any more (s2.8.1), so we don't either."""
-    stand = (sa for sa in old.connection.ike_sas() if sa.established_at is not None)
-    return any(standing(sa.reauth.replaces) is old for sa in stand)
+def _has(sa: IkeSa, config: ChildConfig) -> bool:
+    """Or will have: what is on its way is not to be left behind."""
+    return sa.has_child(config) or sa.negotiates(config)
+
+
+class ProveBoth(Liveness):
+    """What has never seen an exchange after IKE_AUTH may not stand at both ends yet (`origin`): first one, then the new
+    IKE SA."""
+
+    moves = True
+
+    def response(self, sa: IkeSa, message: Message, now: float) -> None:
+        begin(sa, now)
 
 
 class RetireOld(Exchange):
@@ -101,9 +115,9 @@ class RetireOld(Exchange):
 
     def request(self, sa: IkeSa, now: float) -> None:
         old = standing(self.old)
-        if old is None or old.closed or old.closing is not None:
+        if old is None or old.closed or old.closing is not None or sa.reauth.superseded_at is not None:
             return
-        missing = {c.config for c in old.children.values() if c.live and not sa.has_child(c.config)}
+        missing = {c for c in old.connection.config.children if _has(old, c) and not sa.has_child(c)}
         fresh = missing - self._asked  # come up on the old one meanwhile, or deleted by the peer
         self._asked |= missing
         if fresh:
@@ -132,6 +146,7 @@ class RetireOld(Exchange):
 
 def restore(new: IkeSa) -> None:
     """The peer has refused us on the new one (s2.21.2), so it goes on with what it replaced here."""
+    new.origin.void = True
     for old in with_peer(new):
         if old.reauth.superseded_by is new and old.closing is None:
             old.reauth.superseded_at = old.reauth.superseded_by = None
@@ -143,37 +158,20 @@ def restore(new: IkeSa) -> None:
                 old.context.timers.set(old, Timer.REAUTH, old.reauth.at)
 
 
-def request_came(sa: IkeSa, message: Message | NotifyError) -> None:
-    """Unless it says that all was for nothing."""
-    if isinstance(message, Message) and not message.errors():
-        response_arrived(sa)
-
-
-def response_arrived(sa: IkeSa, *, of_auth: bool = False) -> None:
-    """The peer's next request shows that it has our last response (s2.3), so it has the Child SA of which that told. An
-    answer to our own request shows it of IKE_AUTH, whose Child SA has the nonces of the IKE SA."""
-    proved = [c for c in sa.reauth.unproved if not of_auth or c.nonces == sa.nonces]
-    for child in proved:
-        sa.reauth.unproved.remove(child)
-        sa.first_inbound(child)
-
-
-class ProveAuth(Liveness):
-    """A liveness check whose answer moves the traffic over."""
-
-    def response(self, sa: IkeSa, message: Message, now: float) -> None:
-        response_arrived(sa, of_auth=True)
-
-
 def has_moved(sa: IkeSa, child: ChildSa) -> bool:
-    """A rekey on an IKE SA that goes came about after its traffic has moved to the one that stays."""
+    """It came about on an IKE SA that goes, or is known to the peer only now, and traffic has moved to another one."""
     carrier = sa.context.children.carrier(child)
     return (sa.closing is not None or sa.redundant) and carrier is not None and carrier.ike is not sa
 
 
 def carries(old: IkeSa) -> bool:
     """Whether traffic still leaves through its Child SAs."""
-    return any(old.context.children.carrier(c) is c for c in old.children.values() if c.live)
+    return any(_carried(old, c.config) for c in old.children.values())
+
+
+def _carried(old: IkeSa, config: ChildConfig) -> bool:
+    carrier = old.context.children.carrier
+    return any(carrier(c) is c for c in old.children.values() if c.config is config and c.live)
 
 
 def expire_superseded(old: IkeSa, now: float) -> None:
@@ -184,6 +182,17 @@ def expire_superseded(old: IkeSa, now: float) -> None:
         old.delete(Cause.DUPLICATE, now)
         return
     for sa in with_peer(old):
-        if sa.usable and sa.reauth.unproved and sa.current is None:
-            sa.start(ProveAuth(), now)
+        if sa.unproved:
+            evidence.ask(sa, now)
+    if now >= old.reauth.superseded_at + settings.supersede_pause * LEFT_BEHIND:
+        _fetch_left(old, now)
     old.context.timers.set(old, Timer.EXPIRE, now + settings.supersede_pause / 10)  # soon: that is asked for
+
+
+def _fetch_left(old: IkeSa, now: float) -> None:
+    """Child SAs that nobody makes on the IKE SA that stays: they came up when the old one was to stay itself."""
+    for new in with_peer(old):
+        if new.usable and new.connection is old.connection:
+            for config in new.connection.config.children:
+                if _carried(old, config) and not _has(new, config):
+                    new.start(CreateChild(config), now)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig, Vendor
 from ipsecfast.identity import Identity
-from ipsecfast.ike import reauthentication
+from ipsecfast.ike import evidence, reauthentication
 from ipsecfast.ike.actions import Details, Notify
 from ipsecfast.ike.arrival import Arrived, is_fatal, role_of, tell_refusal
 from ipsecfast.ike.channel import Channel
@@ -38,6 +38,7 @@ from ipsecfast.ike.extension.ppk import PpkState
 from ipsecfast.ike.extension.redirect import Manners
 from ipsecfast.ike.extension.resumption import SessionState
 from ipsecfast.ike.jobs import Job
+from ipsecfast.ike.origin import Origin
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.states import Cause, IkeState, Role
 from ipsecfast.ike.timers import Timer
@@ -87,12 +88,13 @@ class IkeSa(Channel):
         self.reauth = Reauth()
         self.childless = False  # RFC 6023: IKE_AUTH makes no Child SA
         self.children: dict[int, ChildSa] = {}
+        self.unproved: list[ChildSa] = []  # made by the peer, which may not have our response yet
         self.queue: deque[Exchange] = deque()
         self.delayed: list[Exchange] = []
         self.current: Exchange | None = None
         self.unserved: list[tuple[ChildConfig, Acquire | None]] = []  # wanted of it, and not to be had any more
         self.closing: Cause | None = None
-        self.by_rekey = False  # made by CREATE_CHILD_SA, not by IKE_AUTH
+        self.origin = Origin(began=initiator, begun=next(context.order))  # by rekey: the predecessor's
         self.predecessor: IkeSa | None = None  # until nothing is left of it
         self.heir: IkeSa | None = None  # it has the Child SAs
         self.peer_successor: IkeSa | None = None  # s2.8.2: what the peer's rekey made of this one
@@ -137,7 +139,7 @@ class IkeSa(Channel):
         handler = TRANSITIONS[self.state, arrived.header.exchange, role]
         if role is Role.RESPONDER:
             heard(self, arrived.path, now)
-            reauthentication.request_came(self, arrived.message)
+            evidence.request_came(self, arrived.message, now)
             return self.answer(handler, arrived.message, arrived.header, arrived.datagram, arrived.path, now)
         return self._on_response(handler, arrived, now)
 
@@ -219,6 +221,7 @@ class IkeSa(Channel):
         if arrived.header.exchange not in IN_CLEAR:
             heard(self, arrived.path, now)
             self.request_concluded()
+            evidence.response_came(self, now)
         else:
             self.init_received = arrived.datagram
         conclude = partial(self._conclude, exchange, message)
@@ -396,24 +399,21 @@ class IkeSa(Channel):
             who = "we" if child.initiator else "the peer"
             self.note("child-rekeyed", f"{text}, by which {who} replaced {replaces.spi_in:08x}", child=child)
 
-    def install_first(self, child: ChildSa, now: float) -> None:
-        """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
-        They are held meanwhile, as the initiator could not read them before it has the response; where another Child SA
-        carries them (s2.8.3) there is no haste: we wait until the initiator has shown that it has it, or has given up.
-        One of several (RFC 9611) waits for the initiator however long: there is one that all may use."""
-        settings = self.context.settings
-        delay = settings.retransmit.total if self.context.children.active(child.reqid) else settings.activate_delay
-        if self.context.children.carrier(child) is not None:
-            self.reauth.unproved.append(child)
-        self.install(child, activate=False)
-        if not child.resource:
-            self.context.timers.set(child, Timer.ACTIVATE, now + delay)
+    def activate_first(self, child: ChildSa, now: float) -> None:
+        """The initiator has had its time; but if another one carries our packets now, there is no haste."""
+        if self.context.children.carrier(child) is not None and child not in self.unproved:
+            evidence.await_proof(self, child, now)
+        else:
+            self.first_inbound(child, now)
 
-    def first_inbound(self, child: ChildSa) -> None:
+    def first_inbound(self, child: ChildSa, now: float) -> None:
         """s2.8: the peer sends on the new SA, so it takes packets on it too."""
         if child.live and child.outbound_state is OutboundState.REGISTERED:
             self.context.timers.clear(child, Timer.ACTIVATE)
-            self.context.children.activate(child)
+            if not reauthentication.has_moved(self, child):
+                self.context.children.activate(child)
+        if child.twin is not None:
+            self.delete_child(child.twin, Cause.DUPLICATE, now)
 
     def child_by_outbound(self, spi: int) -> ChildSa | None:
         """Also of the predecessor's, when the peer has handed them over already and we still wait (s2.8.2)."""

@@ -35,7 +35,7 @@ def spawn(
     new.local_id, new.remote_id, new.credentials = old.local_id, old.remote_id, old.credentials
     new.local_nat, new.remote_nat, new.udp_encap = old.local_nat, old.remote_nat, old.udp_encap
     new.fragments_in, new.fragments_out = old.fragments_in, old.fragments_out
-    new.by_rekey, new.predecessor, new.manners = True, old, old.manners
+    new.origin, new.predecessor, new.manners = old.origin, old, old.manners
     resumption.inherit(old, new)
     new.quantum_resistant = old.sk_d_resistant or has_ml_kem(suite.proposal)  # SK_d goes into its keys
     new.ppk = old.ppk
@@ -55,6 +55,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     new.children |= old.children
     old.heir = new
     old.children = {}
+    new.unproved, old.unproved = old.unproved, []
     moving = [e for e in (*old.queue, *old.delayed) if e.moves]
     old.queue.clear()
     old.delayed.clear()

@@ -19,6 +19,16 @@ def with_peer(sa: IkeSa) -> Iterator[IkeSa]:
     return (other for other in sa.context.ike_sas.between(sa.local_id, sa.remote_id) if not other.closed)
 
 
+def give_way(loser: IkeSa, winner: IkeSa, now: float) -> None:
+    """Of two between the same ends the other one stays (`origin`). Where both set the first one up at once, the end
+    that began the loser deletes it now; else the winner may not have all Child SAs yet."""
+    first = loser.origin.before is None and not winner.origin.comes_after(loser.origin)
+    if first and loser.origin.began:
+        loser.delete(Cause.DUPLICATE, now)
+    else:
+        supersede(loser, winner, now)
+
+
 def supersede(old: IkeSa, new: IkeSa, now: float) -> None:
     """The peer has another IKE SA with us now. If that was reauthentication, it deletes the old one when it has moved
     its Child SAs; if it was not, nobody misses it. Nothing new is made on it."""

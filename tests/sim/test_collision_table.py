@@ -230,7 +230,7 @@ TABLE = [
         0,
         0,
     ),
-    # As s2.8.1: a's has the lowest nonce and is deleted by a.
+    # As s2.8.1: a's has the lowest nonce and is deleted by a, once b has shown that it has its own.
     (
         "create child",
         "create child",
@@ -239,7 +239,9 @@ TABLE = [
             "<-- b CREATE_CHILD_SA {SA, Ni, TSi, TSr}",
             "<-- b CREATE_CHILD_SA {SA, Nr, TSi, TSr}",
             "a --> CREATE_CHILD_SA {SA, Nr, TSi, TSr}",
+            "<-- b INFORMATIONAL {}",
             "a --> INFORMATIONAL {D}",
+            "a --> INFORMATIONAL {}",
             "<-- b INFORMATIONAL {D}",
         ],
         2,

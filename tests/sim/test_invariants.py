@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from schedules import run_schedule
 
+from ipsecfast.ike import connection
 from ipsecfast.ike.actions import Action, InstallSa
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildTable, InboundSpis
-from ipsecfast.ike.connection import Connection
 from ipsecfast.ike.context import NONCE_LENGTH, Context
 from ipsecfast.ike.exchange import create_child_sa
 from ipsecfast.ike.exchange.informational import DeleteChild
@@ -133,11 +133,7 @@ def two_of_each(patch: pytest.MonkeyPatch) -> None:
 @broken("nobody deleted", "simultaneous-set-up")
 def two_ike_sas(patch: pytest.MonkeyPatch) -> None:
     """s2.8.1: the end that made the redundant one does not delete it."""
-
-    def resolve(self: Connection, sa: IkeSa, other: IkeSa, now: float) -> None:
-        await_delete(min(sa, other, key=lambda s: min(s.nonces)), now)
-
-    patch.setattr(Connection, "_resolve_simultaneous", resolve)
+    patch.setattr(connection, "give_way", lambda loser, winner, now: await_delete(loser, now))
 
 
 @broken("SPIs are not given back", "child-rekey")
@@ -148,7 +144,7 @@ def spis_run_out(patch: pytest.MonkeyPatch) -> None:
 @broken("are held, and nobody negotiates", "outage")
 def held_for_ever(patch: pytest.MonkeyPatch) -> None:
     """The operator ends what the packets wait for, and nobody lets them go."""
-    patch.setattr(Connection, "_release", lambda *_: None)
+    patch.setattr(connection.Connection, "_release", lambda *_: None)
 
 
 @pytest.mark.parametrize(("change", "family", "says"), BREAKS)

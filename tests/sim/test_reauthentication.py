@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from simulation import Gateway, Lifetime, Link, Pair, child, connection, replay_seed, run_quiet
+from simulation.transcript import Sent, message_text
 
 from ipsecfast.configured import PresharedKey
 from ipsecfast.identity import Identity
@@ -40,6 +41,12 @@ def pair(*, children: int = 2, seed: int = 1, settings: Settings | None = None, 
 def reauthenticate(gateway: Gateway) -> None:
     assert gateway.endpoint.reauthenticate("ab", gateway.network.now)
     gateway.perform()
+
+
+def arrived(found: Pair, since: int) -> list[str]:
+    """The exchanges without what was lost of them, each by its name; a DELETE as that."""
+    sent = [line for line in found.transcript[since:] if isinstance(line, Sent) and not line.fate]
+    return [f"{line.arrow} {message_text(line.message).replace(' {D}', ' D').split(' {')[0]}" for line in sent]
 
 
 def spis(gateway: Gateway) -> set[bytes]:
@@ -201,6 +208,109 @@ def test_both_begin_and_one_begins_again_before_the_other_gets_through() -> None
     found.check_forgotten()
 
 
+# By the nonce of a's and by whose IKE_AUTH comes first. What loses is deleted by whichever end finds it without traffic
+# when `supersede_pause` is over, here by both at once.
+BESIDE_AND_AFTER = {
+    (0x01, "a"): [
+        "<-- b IKE_SA_INIT",
+        "a --> IKE_SA_INIT",
+        "a --> IKE_AUTH",
+        "<-- b IKE_AUTH",
+        "<-- b IKE_AUTH",
+        "a --> IKE_AUTH",
+        "<-- b CREATE_CHILD_SA",
+        "a --> CREATE_CHILD_SA",
+        "<-- b INFORMATIONAL D",  # of a's
+        "a --> INFORMATIONAL D",
+        "a --> INFORMATIONAL",
+        "<-- b INFORMATIONAL",
+        "<-- b INFORMATIONAL D",  # of b's first
+        "a --> INFORMATIONAL",
+    ],
+    (0x01, "b"): [
+        "<-- b IKE_SA_INIT",
+        "a --> IKE_SA_INIT",
+        "<-- b IKE_AUTH",
+        "a --> IKE_AUTH",
+        "<-- b CREATE_CHILD_SA",
+        "a --> CREATE_CHILD_SA",
+        "<-- b INFORMATIONAL D",  # of b's first
+        "a --> INFORMATIONAL",
+        "a --> IKE_AUTH",
+        "<-- b IKE_AUTH",
+        "<-- b INFORMATIONAL D",  # of a's
+        "a --> INFORMATIONAL D",
+        "a --> INFORMATIONAL",
+        "<-- b INFORMATIONAL",
+    ],
+    (0xFF, "a"): [
+        "<-- b IKE_SA_INIT",
+        "a --> IKE_SA_INIT",
+        "a --> IKE_AUTH",
+        "<-- b IKE_AUTH",
+        "a --> CREATE_CHILD_SA",
+        "<-- b CREATE_CHILD_SA",
+        "<-- b IKE_AUTH",
+        "a --> IKE_AUTH",
+        "<-- b INFORMATIONAL D",  # of b's first
+        "a --> INFORMATIONAL D",
+        "a --> INFORMATIONAL",
+        "<-- b INFORMATIONAL",
+        "a --> INFORMATIONAL D",  # of b's second
+        "<-- b INFORMATIONAL D",
+        "<-- b INFORMATIONAL",
+        "a --> INFORMATIONAL",
+    ],
+    (0xFF, "b"): [
+        "<-- b IKE_SA_INIT",
+        "a --> IKE_SA_INIT",
+        "<-- b IKE_AUTH",
+        "a --> IKE_AUTH",
+        "<-- b CREATE_CHILD_SA",
+        "a --> CREATE_CHILD_SA",
+        "<-- b INFORMATIONAL D",  # of b's first
+        "a --> INFORMATIONAL",
+        "a --> IKE_AUTH",
+        "<-- b IKE_AUTH",
+        "a --> CREATE_CHILD_SA",
+        "<-- b CREATE_CHILD_SA",
+        "<-- b INFORMATIONAL D",  # of b's second
+        "a --> INFORMATIONAL D",
+        "a --> INFORMATIONAL",
+        "<-- b INFORMATIONAL",
+    ],
+}
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+@pytest.mark.parametrize(("nonce", "stays"), [(b"\x01" * 32, "b"), (b"\xff" * 32, "a")], ids=["lower", "higher"])
+def test_the_second_one_of_b_is_judged_by_its_first(nonce: bytes, stays: str, first: str) -> None:
+    """a's new IKE SA and b's first were begun beside each other, b's second came after its first. So a's, with `nonce`,
+    is held against b's first alone, whichever of it and b's second comes to stand first."""
+    found = pair(settings=PATIENT)
+    found.traffic(30.0, every=0.05)
+    held = {"a"}
+    found.link = Link(drop=lambda by, m: m.exchange == ExchangeType.IKE_AUTH and not m.response and by in held)
+    found.a.next_nonces(nonce)
+    found.b.next_nonces(b"\x80" * 32, b"\x81" * 32, b"\x00" * 32)
+    reauthenticate(found.a)
+    reauthenticate(found.b)
+    found.run(2.0)
+    held.add("b")
+    mark = found.mark()
+    reauthenticate(found.b)
+    found.run(0.5)
+    for name in sorted("ab", key=first.__ne__):
+        held.discard(name)
+        found.run(8.0)
+    run_quiet(found)
+    assert arrived(found, mark) == BESIDE_AND_AFTER[nonce[0], first]
+    assert found.lost == 0
+    assert found.a.established[0].origin.began is (stays == "a")
+    found.check_converged(children=2)
+    found.check_forgotten()
+
+
 @pytest.mark.parametrize("what", [None, "net0", "net1"])
 @pytest.mark.parametrize("delay", [0.0, 0.03, 0.05, 0.07, 0.09, 0.11, 0.13])
 @pytest.mark.parametrize("who", ["a", "b"])
@@ -266,7 +376,7 @@ def test_on_a_bad_link(seed: int) -> None:
     found.run(150.0)
     found.link = Link()
     run_quiet(found)
-    while any(len(g.dataplane.inbound) > 2 for g in (found.a, found.b)):  # it goes on by time
+    while any(len(g.dataplane.inbound) > 2 or len(g.ike_sas) > 1 for g in (found.a, found.b)):  # it goes on by time
         found.run(1.0)
     assert found.lost == 0, found.text()
     assert "reauthenticated" in found.a.events() + found.b.events()

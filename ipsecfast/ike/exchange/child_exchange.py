@@ -168,6 +168,8 @@ def admit_child(sa: IkeSa) -> None:
     """Whether the peer may make a Child SA now (s2.25.2)."""
     if sa.closing is not None:
         raise TemporaryFailure("this IKE SA is about to be closed")
+    if sa.reauth.superseded_at is not None:
+        raise TemporaryFailure("another IKE SA takes the place of this one")
     if sa.begins_rekey:
         raise TemporaryFailure("the IKE SA is being rekeyed")
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
-from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike import evidence
+from ipsecfast.ike.child import ChildSa, OutboundState
 from ipsecfast.ike.constants import NotifyError, NotifyType, TemporaryFailure
 from ipsecfast.ike.exchange import rekey_child, rekey_ike
 from ipsecfast.ike.exchange.base import Request, error_code, require
 from ipsecfast.ike.exchange.child_exchange import ChildExchange, admit_child, answer_child
 from ipsecfast.ike.exchange.ike_followup_ke import TEMPORARY
+from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.extension.resources import settle_first
 from ipsecfast.ike.states import Cause
 from ipsecfast.ike.wire.message import Message
@@ -37,6 +39,9 @@ class CreateChild(ChildExchange):
 
     def create(self, sa: IkeSa, now: float) -> Request | Steps[Request]:
         if sa.has_child(self.child):  # the peer was quicker
+            return None
+        if sa.reauth.superseded_at is not None:
+            sa.unserved.append((self.child, self.packet))
             return None
         return self.propose(sa, now, packet=self.packet, single=self.single)
 
@@ -71,7 +76,7 @@ def respond(sa: IkeSa, message: Message, now: float) -> Steps[Sequence[Payload]]
 
     def created(child: ChildSa, now: float) -> None:
         settle_first(sa, child)
-        sa.install_first(child, now)
+        evidence.install_first(sa, child, now)
         resolve_twins(sa, child, now)
 
     return answer_child(sa, message, now, lambda: admit_child(sa), created)
@@ -84,11 +89,18 @@ def respond_closing(sa: IkeSa, message: Message, now: float) -> Sequence[Payload
 
 def resolve_twins(sa: IkeSa, child: ChildSa, now: float) -> None:
     """Both ends made the same Child SA at once. As in s2.8.1 the one with the lowest nonce goes, deleted by the end
-    that made it; both ends see the same four nonces, so they agree whenever each of them looks."""
+    that made it; both ends see the same four nonces, so they agree whenever each of them looks. It is not deleted
+    before the peer has shown that it has the response by which the other one was made, or it would have neither: an
+    empty request shows it."""
     for twin in tuple(sa.children.values()):
         same = twin.config is child.config and twin.selectors == child.selectors and twin.live
         several = child.resource or twin.resource  # RFC 9611 s4: both may make some at once
         if same and twin.initiator != child.initiator and not several:
-            loser = min(child, twin, key=lambda c: min(c.nonces))
-            if loser.initiator:
+            loser, winner = sorted((child, twin), key=lambda c: min(c.nonces))
+            if winner.initiator:
+                sa.start(Liveness(), now)
+            elif winner.outbound_state is OutboundState.REGISTERED:
+                loser.unwanted, winner.twin = Cause.DUPLICATE, loser
+                evidence.await_proof(sa, winner, now)
+            else:
                 sa.delete_child(loser, Cause.DUPLICATE, now)

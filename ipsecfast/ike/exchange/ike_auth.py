@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.configured import ChildConfig
 from ipsecfast.identity import Identity
+from ipsecfast.ike import evidence
 from ipsecfast.ike.constants import (
     AuthenticationFailed,
     ExchangeType,
@@ -240,7 +241,7 @@ def _respond_child(sa: IkeSa, message: Message, now: float) -> Sequence[Payload]
         sa.peer_child_refused(error, now)
         return (error_notify(error),)
     child = build_child(sa, terms, sa.nonces, initiator=False, now=now)
-    sa.install_first(child, now)
+    evidence.install_first(sa, child, now)
     return answer_payloads(request, terms)
 
 

@@ -7,7 +7,7 @@ The original responder tells in IKE_AUTH, or later in INFORMATIONAL, when the in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ipsecfast.ike.constants import NotifyType
@@ -17,7 +17,6 @@ from ipsecfast.ike.wire.message import Message
 from ipsecfast.ike.wire.payloads import NotifyPayload, Payload
 
 if TYPE_CHECKING:
-    from ipsecfast.ike.child import ChildSa
     from ipsecfast.ike.sa import IkeSa
 
 LIFETIME_LENGTH = 4
@@ -32,8 +31,6 @@ class Reauth:
     at: float | None = None
     until: float | None = None  # it ends then
     replaces: IkeSa | None = None  # the one for which this one is made
-    anew: bool = False  # made for that
-    unproved: list[ChildSa] = field(default_factory=list)  # made by the peer, and it may not have our response yet
     superseded_at: float | None = None  # the peer has authenticated itself anew on another one
     superseded_by: IkeSa | None = None
 
