@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -80,6 +81,15 @@ static void add_spare(struct ipsf_port_tun *tun, struct ipsf_batch *batch, const
 	batch->n--; /* the buffer stays the spare */
 }
 
+/*
+ * read() without the C library, which marks each as a point where the thread may be cancelled: with the ways there and back 45 of
+ * 420 ns, measured with 64 bytes. Ours is never cancelled.
+ */
+static ssize_t read_at_once(int fd, void *bytes, size_t room)
+{
+	return syscall(SYS_read, fd, bytes, room);
+}
+
 /* There is none left, for now. */
 static void emptied(struct ipsf_port_tun *tun)
 {
@@ -100,7 +110,7 @@ static int tun_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t d
 	for (size_t bytes = 0; bytes < BATCH_BYTES && batch->n < IPSF_BATCH_MAX && take_spare(tun, batch->pool);) {
 		uint8_t *start = tun->spare->bytes + IPSF_HEADROOM - sizeof header;
 		const size_t room = tun->spare->size - IPSF_HEADROOM - IPSF_TAILROOM;
-		const ssize_t n = read(port->fd, start, sizeof header + room);
+		const ssize_t n = read_at_once(port->fd, start, sizeof header + room);
 		if (n < 0) {
 			const int error = errno;
 			emptied(tun);
