@@ -2,8 +2,9 @@
 
 #include <stdlib.h>
 
+/* One worker writes it for every packet: on a line of its own. */
 struct ipsf_pool {
-	struct ipsf_buffer *free;
+	struct ipsf_buffer *free __attribute__((aligned(IPSF_CACHE_LINE)));
 	uint32_t available, count, buffer_size;
 	uint8_t *memory; /* its own; NULL: the caller's */
 };
@@ -35,12 +36,11 @@ static void fill(struct ipsf_pool *pool, uint8_t *memory)
 
 int ipsf_pool_over(void *memory, uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
 {
-	struct ipsf_pool *pool = calloc(1, sizeof *pool);
+	struct ipsf_pool *pool = aligned_alloc(IPSF_CACHE_LINE, sizeof *pool);
 
 	if (!pool)
 		return IPSF_ENOMEM;
-	pool->count = pool->available = count;
-	pool->buffer_size = buffer_size;
+	*pool = (struct ipsf_pool){.count = count, .available = count, .buffer_size = buffer_size};
 	fill(pool, memory);
 	*out = pool;
 	return IPSF_OK;

@@ -6,6 +6,8 @@
 #include "algorithm.h"
 
 static_assert(offsetof(struct ipsf_sa_out, sequence) == 2 * IPSF_CACHE_LINE, "the written line stands apart");
+static_assert(offsetof(struct ipsf_sa_in, replay) >= offsetof(struct ipsf_sa_in, path) + IPSF_CACHE_LINE - 1,
+	      "wherever an inbound SA begins, what is written stands on other lines than what leads to the next one of its slot");
 
 enum ipsf_carrier ipsf_carrier_of(const struct ipsf_path *path, bool udp_encap)
 {

@@ -59,9 +59,10 @@ struct ipsf_range4 {
 struct ipsf_sa_in {
 	/* immutable */
 	struct ipsf_key key;
-	_Atomic(const struct ipsf_path *) path; /* as of an outbound SA */
 	uint32_t spi;
 	uint8_t salt[4];
+	_Atomic(struct ipsf_sa_in *) next;      /* of the SAD slot: who looks for another reads it and the SPI, on no line that is written */
+	_Atomic(const struct ipsf_path *) path; /* as of an outbound SA */
 	uint8_t mode, udp_encap, esn;
 	uint8_t copy_ecn, copy_dscp;
 	uint8_t owner;                          /* the worker that opens its packets: the window has one writer */
@@ -74,7 +75,6 @@ struct ipsf_sa_in {
 	uint32_t told;
 	/* cold */
 	uint32_t reqid;
-	_Atomic(struct ipsf_sa_in *) next;      /* of the SAD slot */
 	_Atomic(struct ipsf_sa_drops *) drops;  /* NULL: nothing was dropped yet */
 	const struct ipsf_selector *local_ts, *remote_ts; /* in tail, behind the window; none of them for a simple SA */
 	uint16_t n_local, n_remote;

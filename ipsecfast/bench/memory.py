@@ -42,6 +42,7 @@ BOTH_OWN = "one tunnel, an SA a worker"
 DIRECTIONS = (OUTBOUND_EACH, OUTBOUND_SHARED, INBOUND_EACH, BOTH_OWN)
 FALLBACK_SPI = 0xFFFF_0001
 OWNER_SHIFT = 20  # the bits of an SPI that say its owner (csrc/steer.h): SA k belongs to worker k
+FIRST_SLOT = 0x1001  # the bits below say its place in the SAD: one of its own for each SA, as IKE gives them
 ENDLESS = 1 << 40  # packets: more than any slice takes
 WARM_UP_SECONDS, SLICE_SECONDS = 0.02, 0.15
 MAX_WORKERS = 8
@@ -117,7 +118,7 @@ class Crew:
 
     def _params(self, number: int, *, back: bool = False) -> SaParams:
         """The SA by which worker `number` seals; `back`: the one by which the peer sealed what comes to it."""
-        spi = number << OWNER_SHIFT | 0x1001
+        spi = number << OWNER_SHIFT | (FIRST_SLOT + number)
         if self.direction == BOTH_OWN:
             params = sa_params(0 if back else 2048, spi=spi)
             ends = replace(params, local_ts=params.remote_ts, remote_ts=params.local_ts) if back else params
