@@ -66,6 +66,25 @@ static inline void decide_outer(const struct outer *outer, bool ipv4, struct ips
 	packet->carrier = outer->carrier;
 }
 
+/*
+ * s2.7: zeros behind each inner packet, which ends where its own header says; before its trailer, which is written behind them. What
+ * has no room for all of them gets as many as there is room for.
+ */
+static void pad_for_tfc(const struct ipsf_sa_out *sa, struct ipsf_packet *const *packets, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct ipsf_packet *packet = packets[i];
+		const uint32_t behind = IPSF_ESP_ALIGN + IPSF_ESP_TRAILER + IPSF_ICV_SIZE;
+		const uint32_t room = packet->tailroom > behind ? packet->tailroom - behind : 0;
+		const uint32_t missing = sa->tfc > packet->length ? sa->tfc - packet->length : 0;
+		const uint32_t padding = missing < room ? missing : room;
+
+		memset(packet->data + packet->length, 0, padding);
+		packet->length += padding;
+		packet->tailroom = (uint16_t)(packet->tailroom - padding);
+	}
+}
+
 /* s2.4: bytes of padding behind length bytes, so that what is sealed is a multiple of 4. */
 static inline unsigned padding_of(uint32_t length)
 {
@@ -248,10 +267,14 @@ unsigned ipsf_esp_encap(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_pac
 		return refuse_all(sa, packets, n);
 	s.refused = 0;
 	s.reserved = reserve(sa, n, &s.first);
-	if (IPSF_LIKELY(sa->mode == IPSF_MODE_TUNNEL))
+	if (IPSF_LIKELY(sa->plain)) {
 		number(sa, true, packets, n, &s);
-	else
+	} else if (sa->mode == IPSF_MODE_TUNNEL) {
+		pad_for_tfc(sa, packets, n);
+		number(sa, true, packets, n, &s);
+	} else {
 		number(sa, false, packets, n, &s);
+	}
 	if (IPSF_UNLIKELY(s.used < s.reserved))
 		give_back(sa, s.first, s.reserved, s.used);
 	sealed = ipsf_key_seal(&sa->key, worker, s.ops, s.used);

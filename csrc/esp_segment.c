@@ -21,6 +21,7 @@ struct cut {
 	struct ipsf_aead_key *key; /* NULL: the engine refused it */
 	uint32_t skip;       /* bytes of IP header that transport mode does not carry */
 	uint32_t stride;     /* bytes from one datagram to the next */
+	uint32_t tfc;        /* bytes that a segment has at least; 0: as it is */
 	uint8_t next_header;
 	uint8_t *to;
 	uint64_t first;      /* sequence number */
@@ -33,6 +34,16 @@ static uint32_t datagram_size(uint32_t text)
 	const uint32_t aligned = (text + IPSF_ESP_TRAILER + IPSF_ESP_ALIGN - 1) & ~(IPSF_ESP_ALIGN - 1);
 
 	return IPSF_ESP_TEXT + aligned + IPSF_ICV_SIZE;
+}
+
+/* Bytes that a segment is padded to (s2.7): of many short ones fewer, so that all of them have room in one buffer. */
+static uint32_t tfc_of(const struct ipsf_sa_out *sa, const struct ipsf_pool *pool, unsigned segments, uint32_t text)
+{
+	const uint32_t each = (ipsf_pool_buffer_size(pool) - IPSF_HEADROOM) / segments;
+	const uint32_t around = IPSF_ESP_TEXT + IPSF_ESP_TRAILER + IPSF_ESP_ALIGN + IPSF_ICV_SIZE;
+	const uint32_t room = each > around ? each - around : 0, padded = sa->tfc < room ? sa->tfc : room;
+
+	return padded > text ? padded : 0;
 }
 
 /* s2.4 to s2.6; the length with it. */
@@ -48,28 +59,53 @@ static uint32_t write_trailer(uint8_t *text, uint32_t length, uint8_t next_heade
 	return length + pad + IPSF_ESP_TRAILER;
 }
 
-/* s3.3.2.2: segment i into its place; the bytes that ESP protects, 0: the engine refused. */
+/* s2.6, s3.3.2.2: header and IV of segment i, then the engine. False: it refused. */
+static bool seal_text(const struct cut *cut, unsigned i, struct ipsf_aead_op *op, uint32_t *datagram)
+{
+	const uint64_t sequence = cut->first + i;
+	uint8_t *esp = op->destination - IPSF_ESP_TEXT;
+
+	op->icv = op->destination + op->length;
+	ipsf_write32(esp, cut->sa->spi);
+	ipsf_write32(esp + 4, (uint32_t)sequence);
+	ipsf_write64(esp + 8, sequence);
+	ipsf_esp_op(op, esp, sequence, cut->sa->esn, cut->sa->salt);
+	if (IPSF_LIKELY(cut->key))
+		cut->sa->key.cache->engine->seal(cut->key, op, 1);
+	*datagram = IPSF_ESP_TEXT + op->length + IPSF_ICV_SIZE;
+	return op->ok;
+}
+
+/* Segment i into its place; the bytes that ESP protects, 0: the engine refused. */
 static uint32_t seal_segment(const struct cut *cut, unsigned i, uint32_t *datagram)
 {
 	uint32_t length;
-	uint8_t *text = ipsf_gso_segment(&cut->gso, i, &length) + cut->skip, *esp = cut->to + i * cut->stride;
-	const uint64_t sequence = cut->first + i;
+	uint8_t *text = ipsf_gso_segment(&cut->gso, i, &length) + cut->skip;
+	struct ipsf_aead_op op = {.source = text, .destination = cut->to + i * cut->stride + IPSF_ESP_TEXT};
 	uint8_t saved[SAVED];
-	struct ipsf_aead_op op = {.source = text, .destination = esp + IPSF_ESP_TEXT};
+	bool sealed;
 
 	length -= cut->skip;
 	memcpy(saved, text + length, SAVED);
 	op.length = write_trailer(text, length, cut->next_header);
-	op.icv = op.destination + op.length;
-	ipsf_write32(esp, cut->sa->spi);
-	ipsf_write32(esp + 4, (uint32_t)sequence);
-	ipsf_write64(esp + 8, sequence);
-	ipsf_esp_op(&op, esp, sequence, cut->sa->esn, cut->sa->salt);
-	if (IPSF_LIKELY(cut->key))
-		cut->sa->key.cache->engine->seal(cut->key, &op, 1);
+	sealed = seal_text(cut, i, &op, datagram);
 	memcpy(text + length, saved, SAVED);
-	*datagram = IPSF_ESP_TEXT + op.length + IPSF_ICV_SIZE;
-	return op.ok ? length : 0;
+	return sealed ? length : 0;
+}
+
+/* The same with TFC padding (s2.7), for which there is room only where the datagram goes: it is sealed there. */
+static uint32_t seal_padded(const struct cut *cut, unsigned i, uint32_t *datagram)
+{
+	uint32_t length, padded;
+	const uint8_t *text = ipsf_gso_segment(&cut->gso, i, &length);
+	uint8_t *to = cut->to + i * cut->stride + IPSF_ESP_TEXT;
+	struct ipsf_aead_op op = {.source = to, .destination = to};
+
+	padded = length < cut->tfc ? cut->tfc : length;
+	memcpy(to, text, length);
+	memset(to + length, 0, padded - length);
+	op.length = write_trailer(to, padded, cut->next_header);
+	return seal_text(cut, i, &op, datagram) ? padded : 0;
 }
 
 static void count(struct ipsf_sa_out *sa, uint64_t drops[IPSF_DROP_COUNT], enum ipsf_drop reason, unsigned n)
@@ -99,7 +135,7 @@ static unsigned seal(const struct cut *cut, unsigned n, uint64_t *bytes, uint32_
 	unsigned i = 0;
 
 	for (*bytes = 0; i < n; i++) {
-		const uint32_t protected = seal_segment(cut, i, &datagram);
+		const uint32_t protected = cut->tfc ? seal_padded(cut, i, &datagram) : seal_segment(cut, i, &datagram);
 
 		if (protected == 0)
 			break;
@@ -163,6 +199,7 @@ unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_p
 	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
 	struct ipsf_buffer *buffer;
 	struct cut cut;
+	uint32_t text;
 
 	if (sa->hard_bytes && bytes >= sa->hard_bytes)
 		return refuse_expired(sa, packet);
@@ -172,7 +209,9 @@ unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_p
 	cut.sa = sa;
 	cut.key = ipsf_key_get(&sa->key, worker);
 	cut.skip = tunnel ? 0 : packet->transport;
-	cut.stride = datagram_size(cut.gso.header - cut.skip + cut.gso.size);
+	text = cut.gso.header - cut.skip + cut.gso.size;
+	cut.tfc = sa->plain ? 0 : tfc_of(sa, pool, packet->segments, text);
+	cut.stride = datagram_size(cut.tfc ? cut.tfc : text);
 	cut.next_header = tunnel ? packet->version == 4 ? IPSF_PROTO_IPV4 : IPSF_PROTO_IPV6 : packet->protocol;
 	buffer = take_buffer(pool, packet, cut.stride);
 	if (!buffer)

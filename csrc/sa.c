@@ -74,7 +74,8 @@ static bool valid_selectors(const struct ipsf_selector *selectors, uint32_t n)
 /* RFC 4303 s2.1: SPIs 1 to 255 are reserved, 0 is for local use. */
 static bool valid(const struct ipsf_sa_params *params)
 {
-	return params->spi > 255 && params->mode <= IPSF_MODE_TRANSPORT && params->copy_dscp <= IPSF_COPY_YES &&
+	return params->spi > 255 && params->mode <= IPSF_MODE_TRANSPORT && params->tfc_padding <= IPSF_TFC_MAX &&
+	       (!params->tfc_padding || params->mode == IPSF_MODE_TUNNEL) && params->copy_dscp <= IPSF_COPY_YES &&
 	       valid_path(&params->path, params->udp_encap) &&
 	       ipsf_algorithm_find(params->encryption, params->key_length) && params->key_length <= IPSF_KEY_MAX &&
 	       (params->esn || params->initial_sequence <= UINT32_MAX);
@@ -108,6 +109,8 @@ static void out_fill(struct ipsf_sa_out *sa, const struct ipsf_sa_params *params
 	sa->copy_df = params->copy_df;
 	sa->copy_ecn = params->copy_ecn;
 	sa->copy_dscp = params->copy_dscp & IPSF_COPY_OUT;
+	sa->tfc = params->tfc_padding;
+	sa->plain = params->mode == IPSF_MODE_TUNNEL && !params->tfc_padding;
 	sa->last_sequence = params->esn ? UINT64_MAX : UINT32_MAX;
 	sa->soft_bytes = params->soft_bytes;
 	sa->hard_bytes = params->hard_bytes;

@@ -38,6 +38,8 @@ struct ipsf_sa_out {
 	uint8_t mode, carrier, esn, udp_encap;
 	uint8_t copy_df, copy_ecn, copy_dscp;
 	uint8_t resource;                       /* 0: any worker sends by it; i: worker i - 1 (child.h) */
+	bool plain;                             /* tunnel mode and no TFC padding: the way of nearly all packets */
+	uint16_t tfc;                           /* bytes that an inner packet is padded to (RFC 4303 s2.7) */
 	uint64_t last_sequence;                 /* the last number that may be used: 2^32 - 1 or 2^64 - 1 */
 	uint64_t soft_bytes, hard_bytes, soft_packets, hard_packets;
 	/* mutable: written by every worker that uses the SA */

@@ -46,7 +46,8 @@ POLICY_DTYPE = np.dtype(
 SA_DTYPE = np.dtype(
     [("spi", np.uint32), ("reqid", np.uint32), ("encryption", np.uint16), ("key", np.uint8, csrc.IPSF_KEY_MAX),
      ("key_length", np.uint8), ("mode", np.uint8), ("udp_encap", np.bool_), ("esn", np.bool_), ("copy_df", np.bool_),
-     ("copy_ecn", np.bool_), ("copy_dscp", np.uint8), ("replay_window", np.uint32), ("path", PATH_DTYPE),
+     ("copy_ecn", np.bool_), ("copy_dscp", np.uint8), ("tfc_padding", np.uint16), ("replay_window", np.uint32),
+     ("path", PATH_DTYPE),
      ("local_ts", SELECTOR_DTYPE), ("remote_ts", SELECTOR_DTYPE), ("soft_bytes", np.uint64), ("hard_bytes", np.uint64),
      ("soft_packets", np.uint64), ("hard_packets", np.uint64), ("initial_sequence", np.uint64)],
     align=True,
@@ -70,6 +71,7 @@ cdef struct sa_row: # SA_DTYPE
     uint8_t copy_df
     uint8_t copy_ecn
     uint8_t copy_dscp
+    uint16_t tfc_padding
     uint32_t replay_window
     csrc.ipsf_path path
     csrc.ipsf_selector local_ts
@@ -156,7 +158,7 @@ cdef void _params_of(sa_row *row, csrc.ipsf_sa_params *params) noexcept nogil:
     params.key_length, params.mode = row.key_length, row.mode
     params.udp_encap, params.esn = row.udp_encap, row.esn
     params.copy_df, params.copy_ecn, params.copy_dscp = row.copy_df, row.copy_ecn, row.copy_dscp
-    params.replay_window, params.path = row.replay_window, row.path
+    params.tfc_padding, params.replay_window, params.path = row.tfc_padding, row.replay_window, row.path
     params.local_ts, params.n_local_ts = &row.local_ts, 1
     params.remote_ts, params.n_remote_ts = &row.remote_ts, 1
     params.soft_bytes, params.hard_bytes = row.soft_bytes, row.hard_bytes
@@ -234,7 +236,7 @@ def sa_array(sas):
         row.key_length, row.mode = values.c.key_length, values.c.mode
         row.udp_encap, row.esn = values.c.udp_encap, values.c.esn
         row.copy_df, row.copy_ecn, row.copy_dscp = values.c.copy_df, values.c.copy_ecn, values.c.copy_dscp
-        row.replay_window, row.path = values.c.replay_window, values.c.path
+        row.tfc_padding, row.replay_window, row.path = values.c.tfc_padding, values.c.replay_window, values.c.path
         row.local_ts, row.remote_ts = values.c.local_ts[0], values.c.remote_ts[0]
         row.soft_bytes, row.hard_bytes = values.c.soft_bytes, values.c.hard_bytes
         row.soft_packets, row.hard_packets = values.c.soft_packets, values.c.hard_packets

@@ -135,7 +135,8 @@ class ChildConfig:
 
     `per_cpu_sas`: so many of the workers get Child SAs of their own beside the one for all (RFC 9611). None: every
     worker, whose number the gateway puts in; the IKE core then has it for none. `dscp_classes`: each class of packets,
-    told by their DSCPs, gets one of its own instead.
+    told by their DSCPs, gets one of its own instead. `tfc_padding`: octets that an inner packet is padded to (RFC 4303
+    s2.7), as far as the MTU of the tunnel lets it.
     """
 
     name: str
@@ -151,6 +152,7 @@ class ChildConfig:
     copy_df: bool = True
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
+    tfc_padding: int = 0
     per_cpu_sas: int | None = 0
     dscp_classes: tuple[tuple[int, ...], ...] = ()
 

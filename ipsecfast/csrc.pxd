@@ -86,6 +86,7 @@ cdef extern from "ipsecfast.h" nogil:
         uint8_t copy_df
         uint8_t copy_ecn
         uint8_t copy_dscp
+        uint16_t tfc_padding
         uint32_t replay_window
         ipsf_path path
         const ipsf_selector *local_ts

@@ -6,6 +6,7 @@ Knows nothing of IKE: `gateway` tells it what to install, in the words of `model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -142,7 +143,9 @@ class Forwarding:
     # ---- what goes in ----
 
     def install(self, child: ChildKey, inbound: SaParams, outbound: SaParams, *, activate: bool) -> None:
-        """Both SAs, then the SPD and routes for their selectors, then, if asked, the switch to the outbound SA."""
+        """Both SAs, then the SPD and routes for their selectors, then, if asked, the switch to the outbound SA. No TFC
+        padding makes a packet longer than the device could be given."""
+        outbound = replace(outbound, tfc_padding=min(outbound.tfc_padding, self.mtu))
         try:
             self._install_pair(inbound, outbound)
         except (DataPlaneError, ValueError):

@@ -16,6 +16,7 @@ IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 IKE_PORT = 500
 NAT_T_PORT = 4500
+MAX_TFC_PADDING = 16384  # octets; IPSF_TFC_MAX of the data plane
 MAX_PORT = 65535
 MIN_IPV6_MTU = 1280  # RFC 8200 s5
 
@@ -232,7 +233,7 @@ class SaParams:
     (outbound), or the highest that was accepted, with all before it (inbound). A new SA has 0.
     Per-resource SAs (RFC 9611), outbound: `resource` i is for worker i - 1 alone, 0 for all; of one for all, so many
     workers as `resources` says ask for their own. With `dscp`, pairs of DSCP and resource, a resource is a class of
-    packets instead (RFC 4301 s4.1).
+    packets instead (RFC 4301 s4.1). `tfc_padding`, outbound: octets that an inner packet is padded to (RFC 4303 s2.7).
     """
 
     spi: int
@@ -253,6 +254,7 @@ class SaParams:
     copy_df: bool = True
     copy_ecn: bool = True
     copy_dscp: CopyField = CopyField.OUT
+    tfc_padding: int = 0
     initial_sequence: int = 0
     resource: int = 0
     resources: int = 0

@@ -197,6 +197,7 @@ cdef class SaParamsStruct:
         self.c.spi = unsigned_value(params.spi, 32, "spi")
         self.c.reqid = unsigned_value(params.reqid, 32, "reqid")
         self.c.encryption = unsigned_value(params.encryption, 16, "encryption")
+        self.c.tfc_padding = unsigned_value(params.tfc_padding, 16, "tfc_padding")
         self.c.replay_window = unsigned_value(params.replay_window, 32, "replay_window")
         self.c.soft_bytes = unsigned_value(params.soft_bytes, 64, "soft_bytes")
         self.c.hard_bytes = unsigned_value(params.hard_bytes, 64, "hard_bytes")

@@ -80,6 +80,7 @@ struct ipsf_policy {
 	uint8_t flags;
 };
 
+#define IPSF_TFC_MAX 16384 /* bytes of TFC padding and what it pads */
 #define IPSF_KEY_MAX 36 /* AES-256 and the salt of RFC 4106 */
 
 /*
@@ -93,6 +94,7 @@ struct ipsf_sa_params {
 	uint8_t mode;             /* enum ipsf_mode */
 	uint8_t udp_encap, esn;
 	uint8_t copy_df, copy_ecn, copy_dscp;
+	uint16_t tfc_padding;     /* outbound, tunnel mode: bytes that an inner packet has at least (RFC 4303 s2.7); 0: as it is */
 	uint32_t replay_window;   /* packets, 64 to 65,536, 0: anti-replay off */
 	struct ipsf_path path;
 	const struct ipsf_selector *local_ts, *remote_ts;

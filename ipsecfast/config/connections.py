@@ -164,11 +164,14 @@ def _read_child(name: str, section: Section) -> ChildConfig:
         copy_df=section.take("copy_df", values.boolean, True),
         copy_ecn=section.take("copy_ecn", values.boolean, True),
         copy_dscp=section.take("copy_dscp", values.choice(CopyField), CopyField.OUT),
+        tfc_padding=section.take("tfc_padding", values.tfc_padding, 0),
         per_cpu_sas=section.take("per_cpu_sas", values.per_cpu_sas, NO_RESOURCES),
         dscp_classes=section.take("dscp_classes", values.dscp_classes, ()),
     )
     if child.dscp_classes and child.per_cpu_sas != 0:
         section.problem("dscp_classes", None, "a Child SA is for a worker or for a class: drop this, or per_cpu_sas")
+    if child.tfc_padding and child.mode is Mode.TRANSPORT:
+        section.problem("tfc_padding", None, "in transport mode nothing tells padding from data: use tunnel mode")
     section.finish()
     return child
 

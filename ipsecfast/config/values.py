@@ -20,6 +20,7 @@ from ipsecfast.ike.extension.gateway_identity import parse_target
 from ipsecfast.ike.wire.proposal import parse_proposal
 from ipsecfast.model import (
     MAX_PORT,
+    MAX_TFC_PADDING,
     PROTOCOL_ICMP,
     PROTOCOL_ICMPV6,
     IPAddress,
@@ -90,6 +91,15 @@ def per_cpu_sas(value: object) -> int | None:
     if not isinstance(value, int) or not 1 <= value <= MAX_WORKERS:
         ports = ' ("encap", a UDP port for each SA, is not to be had: SPIs tell workers apart)' * (value == "encap")
         raise ValueError(f"expected true, false, or for how many workers: 1 to {MAX_WORKERS}{ports}")
+    return value
+
+
+def tfc_padding(value: object) -> int:
+    """Octets, 0: none; `mtu`: as many as there may be."""
+    if value == "mtu":
+        return MAX_TFC_PADDING
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TFC_PADDING:
+        raise ValueError(f'expected "mtu" or a number of octets from 0 to {MAX_TFC_PADDING}')
     return value
 
 

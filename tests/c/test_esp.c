@@ -162,6 +162,44 @@ static void test_what_a_peer_may_pad(const char *engine, uint8_t inner)
 	pair_fini(&pair);
 }
 
+/* s2.7: what is shorter than the TFC length becomes as long as it, as far as there is room; the peer gets what was given. */
+static void test_tfc_padding(const char *engine, uint8_t inner)
+{
+	const uint32_t sealed = IPSF_ESP_TEXT + 600 + 2 + IPSF_ESP_TRAILER + IPSF_ICV_SIZE;
+	struct ipsf_sa_params params = params_of(IPSF_MODE_TUNNEL, 4, 20);
+	uint8_t plain[1024];
+	struct pair pair;
+
+	params.tfc_padding = 600;
+	pair_init(&pair, &params, engine);
+	for (size_t payload = 8; payload < 900; payload += 13) {
+		const size_t length = udp_packet(plain, inner, false, payload, 0);
+
+		slot_put(&slots[0], plain, length);
+		slot_put(&slots[1], plain, length);
+		slots[1].packet.tailroom = IPSF_ESP_ALIGN + IPSF_ESP_TRAILER + IPSF_ICV_SIZE + 10;
+		CHECK(slots_seal(&pair, slots, 2) == 0);
+		CHECK(length > 600 ? slots[0].packet.length >= sealed : slots[0].packet.length == sealed);
+		CHECK(slots[1].packet.length <= IPSF_ESP_TEXT + length + 10 + 3 + IPSF_ESP_TRAILER + IPSF_ICV_SIZE);
+		slots_open(&pair, slots, 2);
+		CHECK(same(&slots[0].packet, plain, length) && same(&slots[1].packet, plain, length));
+	}
+	pair_fini(&pair);
+}
+
+/* In transport mode nothing would tell the padding from what is padded. */
+static void test_tfc_padding_is_for_tunnels(void)
+{
+	struct ipsf_sa_params params = params_of(IPSF_MODE_TRANSPORT, 4, 20);
+	struct ipsf_sa_out *sa;
+
+	params.tfc_padding = 600;
+	CHECK(ipsf_sa_out_new(&params, "auto", &sa) == IPSF_EINVAL);
+	params.mode = IPSF_MODE_TUNNEL;
+	params.tfc_padding = IPSF_TFC_MAX + 1;
+	CHECK(ipsf_sa_out_new(&params, "auto", &sa) == IPSF_EINVAL);
+}
+
 /* RFC 4301 s5.1.2, RFC 6040 s4.1: which fields the outer header takes from the inner one. */
 static void test_outer_fields(uint8_t inner)
 {
@@ -307,8 +345,11 @@ int main(void)
 		test_trailer(engine);
 		test_what_a_peer_may_pad(engine, 4);
 		test_what_a_peer_may_pad(engine, 6);
+		test_tfc_padding(engine, 4);
+		test_tfc_padding(engine, 6);
 		test_disorder_over_the_wrap(engine);
 	}
+	test_tfc_padding_is_for_tunnels();
 	for (uint8_t version = 4; version <= 6; version += 2) {
 		test_outer_fields(version);
 		test_transport_through_nat(version, true);

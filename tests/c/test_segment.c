@@ -226,6 +226,27 @@ static void smallest(uint64_t *seed)
 	pair_fini(&pair);
 }
 
+/* s2.7: all segments become as long as the TFC length says, or as long as there is room for in one buffer. */
+static void padded(uint64_t *seed, unsigned n, uint16_t tfc)
+{
+	struct ipsf_sa_params params = params_of(IPSF_MODE_TUNNEL, 4, 20);
+	struct pair pair;
+
+	params.replay_window = 256;
+	params.tfc_padding = tfc;
+	pair_init(&pair, &params, "auto");
+	for (uint32_t size = 1; size < 900; size += 37) {
+		make(seed, size % 2 ? 4 : 6, size % 3 ? 17 : 6, n, size, false);
+		struct ipsf_packet *packet = received();
+		CHECK(ipsf_esp_segment(pair.out, 0, packet, pool, drops) == 0 && packet->segments == n);
+		if (size + 200 <= tfc && n * (tfc + 60u) < BIG - IPSF_HEADROOM)
+			CHECK(packet->length == n * packet->segment_size && packet->segment_size >= IPSF_ESP_TEXT + tfc);
+		open_all(&pair, packet, 0);
+		ipsf_batch_clear(&batch);
+	}
+	pair_fini(&pair);
+}
+
 int main(void)
 {
 	uint64_t seed = 4303;
@@ -237,6 +258,9 @@ int main(void)
 		round_trips(&seed, IPSF_MODE_TRANSPORT, ipsf_engine_name(i));
 	}
 	smallest(&seed);
+	padded(&seed, 20, 1000);
+	padded(&seed, 64, 1400);
+	padded(&seed, 2, 50);
 	limits(&seed, false);
 	limits(&seed, true);
 	bytes(&seed);

@@ -32,7 +32,7 @@ ORDERED = [
 def one_selector(spi: int, bits: int = 128) -> SaParams:
     return replace(
         sa_params(spi, bits), local_ts=SITE_A[:1], remote_ts=SITE_B[:1], esn=True, replay_window=128, hard_packets=9,
-        copy_dscp=CopyField.YES,
+        copy_dscp=CopyField.YES, tfc_padding=500,
     )  # fmt: skip
 
 

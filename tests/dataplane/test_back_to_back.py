@@ -18,6 +18,7 @@ from samples import (
     datagram,
     host_params,
     ipv4,
+    open_all,
     path_of,
     reverse,
     sa_params,
@@ -25,6 +26,7 @@ from samples import (
 )
 from sites import A_TO_B, B_TO_A, Pair, protect
 
+from ipsecfast.dataplane import InboundSa
 from ipsecfast.errors import DataPlaneError
 from ipsecfast.model import (
     Acquire,
@@ -65,6 +67,22 @@ def test_packets_cross_the_tunnel_both_ways(engine: str, udp_encap: bool, outer:
     assert pair.a.received() == back
     assert pair.a.drops == pair.b.drops == {}
     pair.check_conservation()
+    pair.close()
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_tfc_padding_makes_all_packets_as_long_as_the_longest(inner: int) -> None:
+    """RFC 4303 s2.7; what is longer stays as it is, and B gets what A's hosts sent."""
+    pair = Pair.make(tfc_padding=1000)
+    there = [datagram(i, 60 + i * 9, inner) for i in range(120)]
+    pair.a.put(there)
+    pair.a.step()
+    sent = [(bytes(esp), path) for esp, path, _ in iter(pair.a.outer.get, None)]
+    short = [len(esp) for (esp, _), packet in zip(sent, there, strict=True) if len(packet) <= 1000]
+    assert len(short) > 100
+    assert set(short) == {16 + 1000 + 4 + 16}
+    opened = InboundSa(as_inbound(pair.forward))
+    assert open_all(opened, [esp for esp, _ in sent]) == (there, ["none"] * len(there))
     pair.close()
 
 

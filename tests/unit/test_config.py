@@ -70,6 +70,7 @@ copy_df = false
 copy_ecn = false
 copy_dscp = "yes"
 per_cpu_sas = 3
+tfc_padding = 1000
 
 [connections.site-b.children.host]
 mode = "transport"
@@ -152,6 +153,7 @@ def test_child(good: GatewayConfig) -> None:
     assert (net.lifetime.rekey_packets, net.lifetime.life_packets) == (1_000_000, 1_100_000)
     assert (net.replay_window, net.copy_df, net.copy_ecn, net.copy_dscp) == (64, False, False, CopyField.YES)
     assert (net.per_cpu_sas, host.per_cpu_sas) == (3, 0)
+    assert (net.tfc_padding, host.tfc_padding) == (1000, 0)
     assert (net.dscp_classes, host.dscp_classes) == ((), ((46,), (34, 36)))
     assert (host.mode, host.local_ts, host.remote_ts) == (Mode.TRANSPORT, (None,), (None,))
     assert TransformType.SN in {transform.type for transform in host.esp_proposals[0].transforms}
@@ -315,24 +317,39 @@ BROKEN = [
     ('copy_dscp = "yes"', 'copy_dscp = "maybe"', "connections.site-b.children.net.copy_dscp", 42, "yes, no, in, out"),
     ("per_cpu_sas = 3", "per_cpu_sas = 0", "connections.site-b.children.net.per_cpu_sas", 43, "true, false, or"),
     ("per_cpu_sas = 3", 'per_cpu_sas = "encap"', "connections.site-b.children.net.per_cpu_sas", 43, "SPIs tell"),
-    ("[46, [34, 36]]", "[46, [46]]", "connections.site-b.children.host.dscp_classes", 47, "each once"),
-    ("[46, [34, 36]]", "[64]", "connections.site-b.children.host.dscp_classes", 47, "0 to 63"),
-    ("[46, [34, 36]]", "46\nper_cpu_sas = true", "connections.site-b.children.host.dscp_classes", 47, "or for a class"),
-    ('mode = "transport"', 'mode = "beet"', "connections.site-b.children.host.mode", 46, "tunnel, transport"),
+    (
+        "tfc_padding = 1000",
+        'tfc_padding = "all"',
+        "connections.site-b.children.net.tfc_padding",
+        44,
+        '"mtu" or a number',
+    ),
+    ("tfc_padding = 1000", "tfc_padding = 16385", "connections.site-b.children.net.tfc_padding", 44, "0 to 16384"),
+    (
+        'mode = "transport"',
+        'mode = "transport"\ntfc_padding = 1',
+        "connections.site-b.children.host.tfc_padding",
+        48,
+        "tunnel",
+    ),
+    ("[46, [34, 36]]", "[46, [46]]", "connections.site-b.children.host.dscp_classes", 48, "each once"),
+    ("[46, [34, 36]]", "[64]", "connections.site-b.children.host.dscp_classes", 48, "0 to 63"),
+    ("[46, [34, 36]]", "46\nper_cpu_sas = true", "connections.site-b.children.host.dscp_classes", 48, "or for a class"),
+    ('mode = "transport"', 'mode = "beet"', "connections.site-b.children.host.mode", 47, "tunnel, transport"),
     (
         'mode = "transport"',
         'mode = "transport"\nlocal_ts = "10.1.0.0/24"',
         "connections.site-b.children.host.local_ts",
-        47,
+        48,
         "protects the IKE addresses",
     ),
-    ('action = "bypass"', 'action = "protect"', "policies[0].action", 50, "bypass, discard"),
-    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 49, "missing"),
+    ('action = "bypass"', 'action = "protect"', "policies[0].action", 51, "bypass, discard"),
+    ('source = "10.1.0.0/24[tcp/22]"', "", "policies[0].destination", 50, "missing"),
     (
         '"10.1.0.0/24[tcp/22]"',
         '"10.1.0.0/24[tcp/22]"\ndestination = "::/0"',
         "policies[0].destination",
-        52,
+        53,
         "address family",
     ),
 ]

@@ -69,6 +69,7 @@ class ChildTerms:
     spi_out: int
     reqid: int
     resource: int | None = None  # as of ChildSa
+    tfc_padding: int = 0  # octets that our packets are padded to
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class ChildOffer:
         if resource and not self.succeeds and selectors != self.selectors:
             raise TsMaxQueue(f"the peer narrows a per-resource Child SA to {selectors}")
         spi_out = outbound_spi(sa, proposal, self.reqid)
-        return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid, resource)
+        padding = tfc_padding(sa, self.config, refused=refuses_tfc(message))
+        return ChildTerms(self.config, proposal, selectors, self.spi, spi_out, self.reqid, resource, padding)
 
     def refusal(self, code: int) -> Mismatch | None:
         """What the peer's error is about."""
@@ -169,6 +171,7 @@ class ChildRequest:
     selectors: SelectorPair
     as_sent: SelectorPair
     resource_info: bool  # it may be one of several with these selectors (RFC 9611)
+    tfc_refused: bool = False
 
     @classmethod
     def parse(cls, sa: IkeSa, message: Message) -> ChildRequest:
@@ -184,7 +187,8 @@ class ChildRequest:
             selectors = SelectorPair(with_address(selectors.local, sa.path.local), selectors.remote)
         mode = Mode.TRANSPORT if transport else Mode.TUNNEL
         resource_info = message.notify(NotifyType.SA_RESOURCE_INFO) is not None
-        return cls(require(message, SaPayload).proposals, mode, selectors, as_sent, resource_info)
+        proposals = require(message, SaPayload).proposals
+        return cls(proposals, mode, selectors, as_sent, resource_info, refuses_tfc(message))
 
 
 def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = None) -> ChildTerms:
@@ -207,7 +211,8 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     spi_in = allocate_spi(sa, resource, old)
     if spi_in is None:
         raise NoAdditionalSas("all inbound SPIs are in use")
-    return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid, resource)
+    padding = tfc_padding(sa, config, refused=request.tfc_refused)
+    return ChildTerms(config, proposal, selectors, spi_in, spi_out, reqid, resource, padding)
 
 
 def _limit(sa: IkeSa) -> None:
@@ -275,12 +280,27 @@ def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload)
 
 
 def _mode_notifies(mode: Mode) -> tuple[Payload, ...]:
-    """In transport mode nothing tells TFC padding from what is padded (RFC 4303 s2.7); in tunnel mode we cut it off. We
-    send none, so what the peer says of it is of no consequence here. NON_FIRST_FRAGMENTS_ALSO (RFC 4301 s7.3), which
+    """In transport mode nothing tells TFC padding from what is padded (RFC 4303 s2.7); in tunnel mode we cut it off.
+    NON_FIRST_FRAGMENTS_ALSO (RFC 4301 s7.3), which
     both ends would have to say, we never do: later fragments go by OPAQUE ports or not at all."""
     if mode == Mode.TUNNEL:
         return ()
     return NotifyPayload(NotifyType.USE_TRANSPORT_MODE), NotifyPayload(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED)
+
+
+def refuses_tfc(message: Message) -> bool:
+    """s1.3.1: the peer won't take TFC padding on this Child SA."""
+    return message.notify(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED) is not None
+
+
+def tfc_padding(sa: IkeSa, config: ChildConfig, *, refused: bool) -> int:
+    """Ours on a new Child SA: what is configured, if the peer takes it."""
+    if config.tfc_padding and refused:
+        sa.note(
+            "no-tfc-padding", f"{config.name}: the peer takes no TFC padding, packets keep their length", warning=True
+        )
+        return 0
+    return config.tfc_padding
 
 
 def outbound_spi(sa: IkeSa, proposal: Proposal, reqid: int) -> int:
@@ -309,7 +329,7 @@ def build_child(
     to_responder, to_initiator = derive_child_keys(sa.prf, sa.keys.sk_d, encryption, *nonces, shared, additional)
     key_out, key_in = (to_responder, to_initiator) if initiator else (to_initiator, to_responder)
     inbound = _params(sa, terms, encryption.id, terms.spi_in, key_in)
-    outbound = _params(sa, terms, encryption.id, terms.spi_out, key_out)
+    outbound = replace(_params(sa, terms, encryption.id, terms.spi_out, key_out), tfc_padding=terms.tfc_padding)
     child = ChildSa(
         sa,
         terms.config,
