@@ -11,7 +11,7 @@ from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
 from ipsecfast.ike import reauthentication
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
-from ipsecfast.ike.child import ChildSa
+from ipsecfast.ike.child import ChildSa, OutboundState
 from ipsecfast.ike.claims import Claims
 from ipsecfast.ike.constants import NoProposalChosen
 from ipsecfast.ike.context import INFO, WARNING, Context
@@ -235,6 +235,17 @@ class Connection:
             self._trap(config)
         if action is StartAction.START:
             self._restart(config, now)
+
+    def let_go(self, child: ChildSa) -> None:
+        """It ended before it carried anything: what waited for it waits no longer, unless another one is on its way."""
+        config = child.config
+        comes = config.name in self.waiting or any(
+            sa.has_child(config) or sa.negotiates(config) for sa in self.ike_sas()
+        )
+        if child.outbound_state is OutboundState.REGISTERED and not (
+            child.resource or comes or config.name in self.waiting
+        ):
+            self.context.emit(ReleaseHeld(child.reqid))
 
     def _restart(self, child: ChildConfig, now: float) -> None:
         """Soon; and later if the last time was just now, so that two gateways that disagree don't spin."""

@@ -472,10 +472,10 @@ class IkeSa(Channel):
         child.ike.children.pop(child.spi_in, None)
         self.connection.claims.discard(child)
         self.context.children.close(child, now, linger=self.context.settings.child_linger)
-        if cause in (Cause.REKEYED, Cause.DUPLICATE):
-            return
-        self.note("child-down", f"{child.config.name}: closed, {cause.value}", child=child)
-        self.connection.child_closed(child, cause, now)
+        if cause not in (Cause.REKEYED, Cause.DUPLICATE):
+            self.note("child-down", f"{child.config.name}: closed, {cause.value}", child=child)
+            self.connection.child_closed(child, cause, now)
+        self.connection.let_go(child)
 
     def lost_child(self, child: ChildSa, now: float) -> None:
         """s2.25.1: the peer does not know it: away with it without a DELETE, and a new one from scratch."""

@@ -220,6 +220,25 @@ def test_packets_that_wait_for_the_next_try_go_when_the_operator_ends_it(what: s
     pair.check_converged(children=1)
 
 
+def test_packets_that_wait_for_the_initiator_go_when_the_operator_ends_the_child() -> None:
+    """s2.8: a responder holds them until the initiator has surely installed its half."""
+    trap = child("net", "a", start_action=StartAction.TRAP)
+    pair = Pair(connection("a", children=(trap,))).start()
+    pair.b.initiate()
+    while not pair.a.children:
+        pair.step(10.0 + pair.now)
+    pair.a.dataplane.send(1)
+    pair.run(0.01)
+    pair.a.terminate("net")
+    run_quiet(pair)
+    assert not pair.a.children
+    assert pair.a.dataplane.released[1] == 1
+    pair.a.dataplane.send(1)
+    run_quiet(pair)
+    assert pair.b.dataplane.received == 1
+    pair.check_converged(children=1)
+
+
 # -- lifetimes ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from simulation import Gateway, Pair, child, connection, run_quiet
 
-from ipsecfast.ike.child import LANES, SLOT_BITS
+from ipsecfast.ike.child import LANES, SLOT_BITS, ChildState
 from ipsecfast.ike.constants import NotifyType
 from ipsecfast.ike.extension.resources import SHARE, serves
 from ipsecfast.ike.states import Cause
@@ -243,3 +243,28 @@ def test_a_worker_that_does_not_exist_asks_in_vain() -> None:
     pair.a.event(Acquire(99, *pair.a.packet_selectors(REQID), 1))
     run_quiet(pair, 1.0)
     assert not pair.exchange(mark)
+
+
+def test_a_delete_of_what_both_rekeyed_leaves_its_inbound_half_for_packets_under_way() -> None:
+    """RFC 7296 s2.25.1: our own rekey of it is lost on its way, and the peer's has come through."""
+    pair = pair_of(1, 1)
+    pair.up()
+    asks(pair.a, 0)
+    run_quiet(pair, 1.0)
+    old = next(c for c in pair.a.children if c.resource == 1)
+    theirs = next(c for c in pair.b.children if c.spi_in == old.spi_out)
+    pair.link.drop = lambda sender, _: sender == "a" and old.collision is None
+    old.ike.rekey_child(old, pair.now)
+    theirs.ike.rekey_child(theirs, pair.now)
+    pair.run(0.01)
+    pair.link.drop = lambda sender, message: sender == "a" and not message.response
+    pair.run(0.2)
+    new = old.collision
+    assert new is not None
+    assert old.state is ChildState.CLOSED
+    assert pair.a.dataplane.own[REQID, 0] == new.spi_out
+    assert old.spi_in in pair.a.dataplane.inbound
+    pair.link.drop = None
+    run_quiet(pair)
+    assert resources(pair.a) == resources(pair.b) == [0, 1]
+    pair.check_converged(children=1)

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ipsecfast.ike.actions import InstallSa
+from ipsecfast.ike.child import ChildState
 from ipsecfast.ike.constants import HEADER_LENGTH, PayloadType
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.states import IkeState
@@ -107,7 +108,8 @@ def _check_held(gateway: Gateway) -> None:
         if count and owner is not None and plane.held_since[reqid] < gateway.network.now:
             connection = gateway.endpoint.connections[owner[0]]
             config = connection.child(owner[1])
-            to_come = config.name in connection.waiting or any(c.live for c in context.children.of_reqid(reqid))
+            left = any(c.state is not ChildState.CLOSED for c in context.children.of_reqid(reqid))
+            to_come = config.name in connection.waiting or left
             for sa in connection.ike_sas():
                 to_come |= sa.negotiates(config) or any(wanted is config for wanted, _ in sa.unserved)
             assert to_come, f"{gateway.name}: packets of {config.name} are held, and nobody negotiates"
