@@ -106,6 +106,7 @@ class AuthConfig:
     others: tuple[Credential, ...] = ()  # local: instead of the first, where the peer would rather have them
     ocsp_responses: tuple[str, ...] = ()  # local: file URIs of what says that our certificates are good
     revocation: RevocationPolicy = RevocationPolicy.RELAXED  # remote
+    recheck_revocation: bool = False  # remote: whenever the IKE SA was rekeyed
 
     @property
     def credentials(self) -> tuple[Credential, ...]:

@@ -120,6 +120,9 @@ def take_remote(section: Section, method: AuthKind, identity: Identity | None) -
     if revocation is not RevocationPolicy.RELAXED and "cacerts" not in section:
         why = "needs cacerts: only what an authority has issued can be revoked by it"
         section.problem("revocation", revocation.value, why)
+    recheck = section.take("recheck_revocation", values.boolean, False)
+    if recheck and "cacerts" not in section:
+        section.problem("recheck_revocation", None, "needs cacerts: only what an authority has issued can be revoked")
     return AuthConfig(
         identity,
         method,
@@ -127,6 +130,7 @@ def take_remote(section: Section, method: AuthKind, identity: Identity | None) -
         pubkeys=pubkeys,
         authorities=authorities,
         revocation=revocation,
+        recheck_revocation=recheck,
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ipsecfast.ike.crypto.keymat import IkeKeys
 from ipsecfast.ike.crypto.suite import Suite
+from ipsecfast.ike.exchange import recheck
 from ipsecfast.ike.exchange.ike_followup_ke import drop_pending
 from ipsecfast.ike.extension import redirect, resumption
 from ipsecfast.ike.states import IkeState
@@ -69,6 +70,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
         supersede(new, old.reauth.superseded_by, now)
     new.note("ike-rekeyed", f"took the place of {old}")
     resumption.renew(new, now)
+    recheck.after_rekey(new, now)
     if old.closing is not None:
         new.delete(old.closing, now)
     for exchange in moving:

@@ -100,6 +100,63 @@ def states(made_pair: Pair, who: str) -> list[tuple[str, str]]:
     return [(finding.state.value, finding.text) for finding in sa.credentials.findings]
 
 
+# -- again, after a rekey ----------------------------------------------------------------------------------------------
+
+
+def rechecking(policy: RevocationPolicy) -> Pair:
+    """b looks at a's certificate again; both ends are up."""
+    end = gateway("b", OCSP_ONLY, policy)
+    end = replace(end, remote=replace(end.remote, recheck_revocation=True))
+    return pair(gateway("a", OCSP_ONLY), end, ocsp=responder()).up()
+
+
+@pytest.mark.parametrize("who", ["a", "b"])
+@pytest.mark.parametrize("fetching", [0.0, 2.0])
+def test_what_was_revoked_since_ends_with_the_rekey(who: str, fetching: float) -> None:
+    """Whoever rekeys; the end that asks deletes the new IKE SA, and nothing of it comes back by itself."""
+    p = rechecking(STRICT)
+    p.fetching = fetching
+    p.run(2 * 3600.0)
+    p.web[OCSP_URI] = responder(issued("a", OCSP_ONLY))
+    asked = len(p.fetched)
+    p.gateways[who].rekey(None)
+    p.run(1.0)
+    assert p.b.established, "not before both ends have done with the old IKE SA"
+    mark = p.mark()
+    run_quiet(p)
+    assert len(p.fetched) == asked + 1
+    assert p.exchange(mark)[-2:] == ["<-- b INFORMATIONAL {D}", "a --> INFORMATIONAL {}"]
+    assert not p.a.ike_sas
+    assert not p.b.ike_sas
+    (text,) = [n.message for n in p.b.log if n.event == "revoked"]
+    assert 'the IKE SA ends: the certificate of "CN=a.test", serial number ' in text
+    p.check_forgotten()
+
+
+def test_what_is_good_still_or_not_known_at_the_moment_stays() -> None:
+    p = rechecking(STRICT)
+    over = timedelta(hours=2)  # then what the responder said before counts no longer
+    for answer, passed, state in ((responder(), timedelta(), "good"), (lambda _: "nobody answers", over, "unknown")):
+        p.run(2 * 3600.0)
+        p.wall_clock += passed
+        p.web[OCSP_URI] = answer
+        p.b.rekey(None)
+        p.run(60.0)
+        assert states(p, "b")[0][0] == state
+        p.check_converged(children=1)
+    assert [n.event for n in p.b.log if n.event.startswith("revo")] == ["revocation-unknown"]
+
+
+def test_without_the_option_nobody_is_asked_again() -> None:
+    p = pair(gateway("a", OCSP_ONLY), gateway("b", OCSP_ONLY, STRICT), ocsp=responder()).up()
+    p.run(2 * 3600.0)
+    asked = len(p.fetched)
+    p.a.rekey(None)
+    run_quiet(p)
+    assert len(p.fetched) == asked
+    assert not p.b.established[0].credentials.path
+
+
 # -- fetched -----------------------------------------------------------------------------------------------------------
 
 

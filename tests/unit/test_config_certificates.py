@@ -144,15 +144,16 @@ def with_crl(folder: Path) -> Path:
 
 
 def test_authorities(with_crl: Path) -> None:
-    text = TEXT.replace('cacerts = "ca.pem"', 'cacerts = "ca.pem"\nrevocation = "strict"').replace(
-        'remote_addrs = "192.0.2.2"', 'remote_addrs = "192.0.2.2"\nocsp = "both"'
-    )
+    text = TEXT.replace(
+        'cacerts = "ca.pem"', 'cacerts = "ca.pem"\nrevocation = "strict"\nrecheck_revocation = true'
+    ).replace('remote_addrs = "192.0.2.2"', 'remote_addrs = "192.0.2.2"\nocsp = "both"')
     (connection,) = load_config(write(with_crl, text + REVOCATION)).connections
     (authority,) = connection.authorities
     assert authority.certificate == Issued.load(with_crl / "ca.pem", with_crl / "ca.key").certificate
     assert authority.crl_uris == ((with_crl / "ca.crl").as_uri(), "http://crl.test/ca.crl")
     assert authority.ocsp_uris == ("http://ocsp.test",)
     assert connection.remote.revocation is RevocationPolicy.STRICT
+    assert connection.remote.recheck_revocation
     assert connection.ocsp is OcspUse.BOTH
     (connection,) = load_config(write(with_crl, TEXT)).connections
     assert (connection.remote.revocation, connection.ocsp) == (RevocationPolicy.RELAXED, OcspUse.REPLY)
@@ -167,6 +168,8 @@ def test_authorities(with_crl: Path) -> None:
         ("http://crl", "https://crl", "authorities.ca.crl_uris[0]", "expected an http URI"),
         ("http://ocsp.test", "http://[::1", "authorities.ca.ocsp_uris", "expected an http URI"),
         ("http://ocsp.test", "ldap://x", "authorities.ca.ocsp_uris", "expected an http URI"),
+        ('cacerts = "ca.pem"', 'certs = "a.pem"\nrecheck_revocation = true', "connections.b.remote.recheck_revocation",
+         "needs cacerts"),
         ('cacerts = "ca.pem"', 'revocation = "soft"', "connections.b.remote.revocation", "strict, ifuri, relaxed"),
         ('cacerts = "ca.pem"', 'certs = "a.pem"\nrevocation = "strict"', "connections.b.remote.revocation",
          "needs cacerts"),

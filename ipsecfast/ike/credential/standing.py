@@ -48,6 +48,7 @@ def examine(
         return now
     findings, now = yield from inquire(sa.context, cases, now)
     sa.credentials.findings = tuple(findings)
+    sa.credentials.path = tuple(path) if config.remote.recheck_revocation else ()
     for one, finding in zip(cases, findings, strict=True):
         revocation.judge(config.remote.revocation, one.link, finding, has_uris=bool(one.places))
     _limit_session(sa, config, findings)
@@ -56,6 +57,23 @@ def examine(
             if one.places and finding.state is State.UNKNOWN:
                 sa.note("revocation-unknown", f"{finding.text}; revocation = relaxed goes on", warning=True)
     return now
+
+
+def examine_again(sa: IkeSa, now: float) -> Steps[None]:
+    """The same of an IKE SA that stands. What was good does not end because nobody knows at the moment; that is decided
+    with the next authentication.
+
+    Raises:
+        AuthenticationFailed: one was revoked since.
+    """
+    authorities = sa.connection.config.authorities
+    cases = [case(link, authorities) for link in revocation.links(sa.credentials.path)]
+    findings, _ = yield from inquire(sa.context, cases, now)
+    for before, one, finding in zip(sa.credentials.findings, cases, findings, strict=True):
+        revocation.judge(RevocationPolicy.RELAXED, one.link, finding, has_uris=bool(one.places))
+        if finding.state is State.UNKNOWN and before.good:
+            sa.note("revocation-unknown", f"{finding.text}; the IKE SA goes on", warning=True)
+    sa.credentials.findings = tuple(findings)
 
 
 def _limit_session(sa: IkeSa, config: ConnectionConfig, findings: Sequence[Finding]) -> None:

@@ -32,6 +32,7 @@ class Credentials:
     authorities: tuple[bytes, ...] = ()  # by the SHA-1 of their keys: those that the peer trusts, in its order
     wants_ocsp: bool = False  # RFC 4806: the peer asks for OCSP responses
     findings: tuple[Finding, ...] = ()  # of each certificate of the peer below the authority
+    path: tuple[x509.Certificate, ...] = ()  # the peer's, its own first, if it is to be looked at again
 
 
 def requests(configs: Sequence[ConnectionConfig]) -> tuple[Payload, ...]:
