@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A busy machine refutes no property.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
     config.addinivalue_line("markers", "slow: takes minutes; runs with -m slow (make soak)")
     config.addinivalue_line("markers", "matrix: needs peers that ci/peers fetches; runs with -m matrix (make interop)")
     if not config.option.markexpr:
