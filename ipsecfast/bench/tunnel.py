@@ -9,6 +9,9 @@ the ratios within a round; absolute figures say much about the machine.
 What is counted as CPU: user and system time of the gateways' processes with all threads, and beside it the time that
 the whole machine spent in softirqs (the kernel's own forwarding, senders and receivers included), each by the Gbit that
 one TCP stream carried. A rival that does its work in the kernel would show in the second only.
+
+What is received of a UDP flood is what iperf3's receiver took out of its socket buffer (208 KB). Through fast gateways
+most of the loss is there, not in them: the figure is then the CPU that sender and gateways leave to the receiver.
 """
 
 from __future__ import annotations
