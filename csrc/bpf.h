@@ -66,10 +66,15 @@ static inline void ipsf_bpf_alu_value(struct ipsf_bpf_code *code, unsigned op, u
 	ipsf_bpf_emit(code, BPF_ALU64 | op | BPF_K, to, 0, 0, value);
 }
 
-/* 16 bits from network byte order. */
+/* 16 bits, 32 bits from network byte order. */
 static inline void ipsf_bpf_from_be16(struct ipsf_bpf_code *code, unsigned reg)
 {
 	ipsf_bpf_emit(code, BPF_ALU | BPF_END | BPF_TO_BE, reg, 0, 0, 16);
+}
+
+static inline void ipsf_bpf_from_be32(struct ipsf_bpf_code *code, unsigned reg)
+{
+	ipsf_bpf_emit(code, BPF_ALU | BPF_END | BPF_TO_BE, reg, 0, 0, 32);
 }
 
 static inline void ipsf_bpf_aim(struct ipsf_bpf_code *code, unsigned label)

@@ -3,6 +3,7 @@
 #include <netinet/in.h>
 
 #include "bpf.h"
+#include "udpencap.h"
 
 static void emit(struct ipsf_steer *steer, struct sock_filter instruction)
 {
@@ -126,5 +127,78 @@ int ipsf_steer_flows(struct ipsf_bpf_code *code)
 	ipsf_bpf_emit(code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	ipsf_bpf_label(code, NOTHING);
 	ipsf_bpf_return(code, 0);
+	return ipsf_bpf_finish(code);
+}
+
+/* ---- IKE: R6 is the datagram ---- */
+
+#define IKE_HEADER (-48) /* on the stack: both SPIs, and the flags behind them */
+#define IKE_READ 20
+#define IKE_FLAGS 19
+#define FROM_INITIATOR 0x08
+#define OUR_SPI (-8)
+
+enum { ESP, SHORT, OURS, UNKNOWN };
+
+static void emit_exit(struct ipsf_bpf_code *code)
+{
+	ipsf_bpf_emit(code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
+}
+
+/* Goes on behind the marker. */
+static void emit_marker(struct ipsf_bpf_code *code)
+{
+	ipsf_bpf_alu_value(code, BPF_MOV, R2, 0);
+	emit_read(code, IKE_HEADER, 4);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, SHORT);
+	ipsf_bpf_load(code, BPF_W, R0, R10, IKE_HEADER);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, ESP);
+}
+
+static void emit_esp(struct ipsf_bpf_code *code, uint32_t workers)
+{
+	ipsf_bpf_label(code, ESP);
+	ipsf_bpf_from_be32(code, R0);
+	ipsf_bpf_alu_value(code, BPF_RSH, R0, IPSF_OWNER_SHIFT);
+	ipsf_bpf_alu_value(code, BPF_AND, R0, IPSF_OWNER_MASK);
+	ipsf_bpf_alu_value(code, BPF_MOD, R0, (int32_t)workers);
+	emit_exit(code);
+	ipsf_bpf_label(code, SHORT); /* a keepalive */
+	ipsf_bpf_return(code, 0);
+}
+
+/* The number that the map has for our SPI, counted from behind the workers' sockets. */
+static void emit_rank(struct ipsf_bpf_code *code, int map, uint32_t workers)
+{
+	ipsf_bpf_load(code, BPF_DW, R7, R10, IKE_HEADER + 8);
+	ipsf_bpf_load(code, BPF_B, R0, R10, IKE_HEADER + IKE_FLAGS);
+	ipsf_bpf_jump_value(code, BPF_JSET, R0, FROM_INITIATOR, OURS);
+	ipsf_bpf_load(code, BPF_DW, R7, R10, IKE_HEADER);
+	ipsf_bpf_label(code, OURS);
+	ipsf_bpf_store(code, BPF_DW, R10, OUR_SPI, R7);
+	ipsf_bpf_map(code, R1, map);
+	ipsf_bpf_alu(code, BPF_MOV, R2, R10);
+	ipsf_bpf_alu_value(code, BPF_ADD, R2, OUR_SPI);
+	ipsf_bpf_call(code, BPF_FUNC_map_lookup_elem);
+	ipsf_bpf_jump_null(code, R0, UNKNOWN);
+	ipsf_bpf_load(code, BPF_W, R0, R0, 0);
+	ipsf_bpf_alu_value(code, BPF_ADD, R0, (int32_t)workers);
+	emit_exit(code);
+}
+
+int ipsf_steer_ike(struct ipsf_bpf_code *code, int map, uint32_t workers)
+{
+	memset(code, 0, sizeof *code);
+	ipsf_bpf_alu(code, BPF_MOV, R6, R1);
+	if (workers)
+		emit_marker(code);
+	ipsf_bpf_alu_value(code, BPF_MOV, R2, workers ? IPSF_NON_ESP_MARKER : 0);
+	emit_read(code, IKE_HEADER, IKE_READ);
+	ipsf_bpf_jump_value(code, BPF_JNE, R0, 0, UNKNOWN);
+	emit_rank(code, map, workers);
+	ipsf_bpf_label(code, UNKNOWN);
+	ipsf_bpf_return(code, (int32_t)(workers + IPSF_RANK_UNKNOWN));
+	if (workers)
+		emit_esp(code, workers);
 	return ipsf_bpf_finish(code);
 }

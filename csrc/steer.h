@@ -44,4 +44,12 @@ void ipsf_steer_raw(struct ipsf_steer *steer, uint8_t version, uint32_t i, uint3
 struct ipsf_bpf_code;
 IPSF_MUST_CHECK int ipsf_steer_flows(struct ipsf_bpf_code *code);
 
+/*
+ * Of a reuseport group of UDP sockets the one that an IKE message is for: the socket whose number the map has for the SPI that its
+ * header has for ours (RFC 7296 s3.1: the responder's in a message of the original initiator, else the initiator's), the one behind
+ * all of them for what the map does not have. workers: as many sockets stand before these in the group, and take ESP by its owner,
+ * as ipsf_steer_group() has it; messages have the non-ESP marker. 0: port 500, without either. IPSF_EINVAL as above.
+ */
+IPSF_MUST_CHECK int ipsf_steer_ike(struct ipsf_bpf_code *code, int map, uint32_t workers);
+
 #endif

@@ -189,6 +189,14 @@ cdef extern from "ipsecfast.h" nogil:
     int ipsf_port_raw_new(uint8_t version, uint32_t mark, ipsf_port **port)
     int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, ipsf_port **ports)
     int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, ipsf_port **ports)
+    enum ipsf_rank:
+        IPSF_RANK_UNKNOWN
+    struct ipsf_gate:
+        pass
+    int ipsf_gate_new(ipsf_gate **gate)
+    void ipsf_gate_free(ipsf_gate *gate)
+    int ipsf_gate_rank(ipsf_gate *gate, const uint8_t *spi, ipsf_rank rank)
+    int ipsf_gate_guard(ipsf_gate *gate, int socket, uint32_t workers)
     struct ipsf_packet_options:
         const char *interface
         uint8_t outer

@@ -17,6 +17,7 @@ from ipsecfast.library import raw_open as raw_open
 from ipsecfast.library import raw_seal as raw_seal
 from ipsecfast.model import DataPlaneEvent, NextHop, Path, Policy, SaParams
 from ipsecfast.ports import GeneratorPort as GeneratorPort
+from ipsecfast.ports import IkeGate as IkeGate
 from ipsecfast.ports import MemoryPort as MemoryPort
 from ipsecfast.ports import PacketPort as PacketPort
 from ipsecfast.ports import Port as Port

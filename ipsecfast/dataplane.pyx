@@ -18,7 +18,7 @@ from threading import Condition
 
 from ipsecfast.errors import DataPlaneError
 from ipsecfast.library import InboundSa, OutboundSa, PacketBatch, ReplayWindow, Spd, raw_open, raw_seal
-from ipsecfast.ports import GeneratorPort, MemoryPort, PacketPort, Port, RawEspPort, RingPort, TunPort, UdpPort, XdpPort
+from ipsecfast.ports import GeneratorPort, IkeGate, MemoryPort, PacketPort, Port, RawEspPort, RingPort, TunPort, UdpPort, XdpPort
 from ipsecfast.values import DROP_HELP, DROP_REASONS, ENGINES, choose_engine, esp_overhead
 
 cimport cython

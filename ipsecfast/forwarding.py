@@ -131,7 +131,7 @@ class Forwarding:
         return self.data_plane.events(limit)
 
     def udp_fileno(self, version: int) -> int:
-        """The socket of port 4500 that IKE shares: the first of the group, which all IKE messages come to."""
+        """The first socket of port 4500, which IKE shares."""
         return self._udp_ports[version].fileno()
 
     def seen_inbound(self) -> list[int]:

@@ -26,7 +26,7 @@ from ipsecfast.commands import SEND_FAILED, Commands
 from ipsecfast.config import GatewayConfig, concrete_remote, outer_families
 from ipsecfast.configured import ConnectionConfig
 from ipsecfast.control import Command, ControlServer, Say, Verb
-from ipsecfast.dataplane import choose_engine
+from ipsecfast.dataplane import IkeGate, choose_engine
 from ipsecfast.errors import ConfigError, ConfigProblem, DataPlaneError, IpsecError, SetupError
 from ipsecfast.fetcher import Fetcher
 from ipsecfast.forwarding import Forwarding
@@ -40,6 +40,7 @@ from ipsecfast.ike.actions import (
     KeepSecrets,
     MovePeer,
     Notify,
+    RankSpi,
     ReleaseHeld,
     RemoveSa,
     ResolveName,
@@ -59,7 +60,7 @@ from ipsecfast.preflight import (
     with_local_address,
 )
 from ipsecfast.rings import ring_problems
-from ipsecfast.sockets import IkeSocket, MarkedIkeSocket
+from ipsecfast.sockets import IkeSocket, MarkedIkeSocket, Reception, open_port_500, open_port_4500
 from ipsecfast.spd import resolve_selectors
 from ipsecfast.state import KeptState, kept_state
 from ipsecfast.status import status_document
@@ -67,7 +68,6 @@ from ipsecfast.steps import Steps
 from ipsecfast.threads import with_workers, worker_count
 from ipsecfast.workshop import Workshop
 
-DATAGRAMS_AT_ONCE = 64  # from one socket, before the others have their turn
 EVENTS_AT_ONCE = 256
 TICK = 1.0  # seconds
 REFRESH_DELAY = 0.05  # seconds in which changes of the network gather before next hops are read anew
@@ -147,6 +147,8 @@ class Gateway:
         self._workshop = Workshop(self._on_result)
         self._fetcher = Fetcher(self._on_result, Path(config.state, "crls") if config.state else None, config.mark)
         self._limiter = NotifyLimiter()
+        self._reception = Reception()
+        self._gate: IkeGate | None = None
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -186,6 +188,7 @@ class Gateway:
         """In the order in which a failure costs least; each step is recorded with its undoing."""
         outer, inner = self._outer_versions(), self._inner_versions()
         self._control.check()
+        self._make_gate()
         self._open_ike_sockets(outer)
         for sentence in self._forwarding.open(self._steps, outer, inner):
             log_event(logging.WARNING, "machine", sentence)
@@ -225,20 +228,32 @@ class Gateway:
             versions = versions - {6}
         return sorted(versions)
 
+    def _make_gate(self) -> None:
+        try:
+            self._gate = IkeGate()
+        except DataPlaneError as error:
+            text = f"a flood of IKE_SA_INIT requests will delay the messages of established peers: {error}"
+            log_event(logging.WARNING, "machine", text)
+
     def _open_ike_sockets(self, versions: list[int]) -> None:
+        self._steps.add("the sockets of IKE", self._reception.close)
         for version in versions:
             try:
-                ike_socket = IkeSocket(version, mark=self.config.mark)
+                sockets = open_port_500(version, self.config.mark, self._gate)
             except OSError as error:
                 raise _port_error(IKE_PORT, version, error) from error
-            self._ike_sockets[version] = ike_socket
-            self._steps.add(f"UDP port {IKE_PORT}, IPv{version}", ike_socket.close)
-            self._watch(ike_socket.fileno(), partial(self._on_readable, ike_socket))
+            self._ike_sockets[version] = sockets[0]
+            self._reception.add(sockets)
+        self._watch(self._reception.fileno(), self._on_readable)
 
     def _open_marked_sockets(self, versions: list[int]) -> None:
         for version in versions:
-            self._marked_sockets[version] = MarkedIkeSocket(version, self._forwarding.udp_fileno(version))
-            self._steps.add(f"IKE on port 4500, IPv{version}", self._marked_sockets[version].close)
+            marked = MarkedIkeSocket(version, self._forwarding.udp_fileno(version))
+            self._steps.add(f"IKE on port 4500, IPv{version}", marked.close)
+            self._marked_sockets[version] = marked
+            if self._gate is not None:
+                workers = self._forwarding.workers
+                self._reception.add(open_port_4500(version, self.config.mark, self._gate, marked, workers))
 
     def _watch(self, fd: int, readable: Callable[[], None]) -> None:
         self._loop.add_reader(fd, readable)
@@ -292,11 +307,13 @@ class Gateway:
 
     # ---- what comes in ----
 
-    def _on_readable(self, ike_socket: IkeSocket) -> None:
-        for data, path in ike_socket.receive(DATAGRAMS_AT_ONCE):
-            self.counters["IKE datagrams received on port 500"] += 1
-            self._endpoint.receive_datagram(data, path, self._now())
-        self._drain()
+    def _on_readable(self) -> None:
+        """A turn of the sockets; after it timers, events of the data plane and the operator have theirs."""
+        for received in self._reception.turn():
+            for data, path in received:
+                self.counters[f"IKE datagrams received on port {path.local_port}"] += 1
+                self._endpoint.receive_datagram(data, path, self._now())
+            self._drain()
 
     def _on_events(self) -> None:
         events = self._forwarding.events(EVENTS_AT_ONCE)
@@ -359,10 +376,13 @@ class Gateway:
         self._set_timer()
 
     def _set_timer(self) -> None:
+        """One that runs out too early does no harm: most are for answers that come."""
+        deadline = self._endpoint.next_timeout()
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
         if self._timer is not None:
             self._timer.cancel()
-        deadline = self._endpoint.next_timeout()
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timeout)
+        self._timer = self._loop.call_at(deadline, self._on_timeout)
 
     def _perform(self, action: Action) -> None:
         forwarding = self._forwarding
@@ -381,6 +401,9 @@ class Gateway:
                 self._install_trap(connection, child, reqid)
             case ReleaseHeld(reqid):
                 forwarding.release_held(reqid)
+            case RankSpi(spi, rank):
+                if self._gate is not None:
+                    self._gate.rank(spi, rank)
             case KeepSecrets(lasting):
                 self._state.keep(lasting)
             case ResolveName():

@@ -51,6 +51,14 @@ class PolicyAction(IntEnum):
     PROTECT = 2
 
 
+class SpiRank(IntEnum):
+    """What a message for an SPI of ours is worth: the lower goes before the higher."""
+
+    PROVEN = 0  # its IKE SA's peer has shown who it is
+    BEGUN = 1  # a half-open IKE SA
+    UNKNOWN = 2  # no IKE SA of ours: whatever anyone sends
+
+
 class CopyField(StrEnum):
     """Whether a field of the inner header is carried to the outer one (OUT), back (IN), both (YES) or neither."""
 
@@ -146,8 +154,16 @@ class TrafficSelector:
             ports = (max(self.port_start, other.port_start), min(self.port_end, other.port_end))
         if ports is None or (ports[0] > ports[1] and ports != (MAX_PORT, 0)):
             return None
+        limits = start, end, self.protocol or other.protocol, *ports
+        for whole in (self, other):
+            if limits == whole._limits:
+                return whole
         kind = type(self.start)
-        return TrafficSelector(kind(start), kind(end), self.protocol or other.protocol, *ports)
+        return TrafficSelector(kind(start), kind(end), *limits[2:])
+
+    @property
+    def _limits(self) -> tuple[int, int, int, int, int]:
+        return int(self.start), int(self.end), self.protocol, self.port_start, self.port_end
 
     def __str__(self) -> str:
         text = _range_text(self.start, self.end)

@@ -167,6 +167,34 @@ cdef class UdpPort(Port):
 
 
 @cython.final
+cdef class IkeGate:
+    """Which socket of a port's group an IKE message comes to, by the rank of the SPI that its header has for ours (`model.SpiRank`).
+
+    Raises DataPlaneError, which says why, where the kernel takes no BPF program.
+    """
+
+    cdef csrc.ipsf_gate *_gate
+
+    def __init__(self):
+        if self._gate != NULL:
+            raise DataPlaneError("the gate exists already")
+        check(csrc.ipsf_gate_new(&self._gate), "gate of IKE")
+
+    def __dealloc__(self):
+        csrc.ipsf_gate_free(self._gate)
+
+    def rank(self, const uint8_t[::1] spi not None, unsigned rank):
+        """From now on this SPI (8 octets) has the rank. Raises DataPlaneError if there is no room for it."""
+        if spi.shape[0] != 8 or rank > csrc.IPSF_RANK_UNKNOWN:
+            raise ValueError(f"an SPI of {spi.shape[0]} octets, rank {rank}")
+        check(csrc.ipsf_gate_rank(self._gate, &spi[0], <csrc.ipsf_rank>rank), "gate of IKE")
+
+    def guard(self, int fd, workers=0):
+        """Steers the group of the socket `fd`: `workers` sockets of UdpPort.group (0: port 500), then one for each rank."""
+        check(csrc.ipsf_gate_guard(self._gate, fd, unsigned_value(workers, 8, "number of workers")), "gate of IKE")
+
+
+@cython.final
 cdef class RawEspPort(Port):
     """A raw socket for bare ESP, IP protocol 50; arguments and errors as of UdpPort."""
 

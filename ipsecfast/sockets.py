@@ -1,19 +1,31 @@
-"""The UDP sockets that carry IKE: port 500 is ours alone, port 4500 is shared with the data plane (RFC 3948)."""
+"""The UDP sockets that carry IKE: port 500 is ours alone, port 4500 is shared with the data plane (RFC 3948).
+
+Each port has a socket for each `SpiRank`, between which the gate, a program in the kernel, decides: what strangers
+send fills a queue of its own and is served last (`Reception`). Where the kernel takes no such program there is one
+socket for all on port 500, and the data plane passes on what comes to port 4500.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
 
-from ipsecfast.model import IKE_PORT, IPAddress, Path
+from ipsecfast.model import IKE_PORT, NAT_T_PORT, IPAddress, Path, SpiRank
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948 s2.2
 NAT_KEEPALIVE = b"\xff"  # RFC 3948 s2.3
 MAX_DATAGRAM = 65535
 RECEIVE_BUFFER = 1 << 20
+AT_ONCE = {SpiRank.PROVEN: 64, SpiRank.BEGUN: 32, SpiRank.UNKNOWN: 16}  # datagrams of one socket, a turn
+
+IPV4_LENGTH = 4  # octets
+REMEMBERED = 1024  # addresses: peers come again
 
 # Linux's numbers, which the socket module of Python 3.11 does not all have.
 IP_PKTINFO = 8
@@ -26,14 +38,19 @@ _ANCILLARY_SPACE = socket.CMSG_SPACE(_PKTINFO4.size) + socket.CMSG_SPACE(_PKTINF
 
 
 class IkeSocket:
-    """UDP port 500 of one IP version, bound to all addresses; it knows which of them a datagram was for."""
+    """A UDP port of one IP version, bound to all addresses; it knows which of them a datagram was for.
 
-    def __init__(self, version: int, *, mark: int, port: int = IKE_PORT) -> None:
+    `joins`: others have the port too, and share it.
+    """
+
+    def __init__(self, version: int, *, mark: int, port: int = IKE_PORT, joins: bool = False) -> None:
         self.version = version
         self.port = port
         self._socket = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         try:
             self._configure(mark)
+            if joins:
+                share(self._socket)
             self._socket.bind(("", port))
         except OSError:
             self._socket.close()
@@ -52,6 +69,10 @@ class IkeSocket:
             option(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             option(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DONT)
 
+    def share(self) -> None:
+        """Others of ours may have the port too; bound alone first, it was nobody else's."""
+        share(self._socket)
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -67,8 +88,7 @@ class IkeSocket:
                 return
             except OSError:
                 continue  # an ICMP error of an earlier datagram; retransmission tells when it matters
-            local = _local_address(ancillary)
-            remote = IPv4Address(peer[0]) if self.version == 4 else IPv6Address(peer[0].partition("%")[0])
+            local, remote = _local_address(ancillary), _remote_address(peer[0])
             if local is not None:
                 yield data, Path(local, self.port, remote, peer[1])
 
@@ -93,8 +113,81 @@ class MarkedIkeSocket:
         """
         send_from(self._socket, data if data == NAT_KEEPALIVE else NON_ESP_MARKER + data, path)
 
+    def share(self) -> None:
+        """Others of ours may have the port too."""
+        share(self._socket)
+
     def close(self) -> None:
         self._socket.close()
+
+
+def share(one: socket.socket) -> None:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+class Guard(Protocol):
+    """`ports.IkeGate`, as far as it is needed here."""
+
+    def guard(self, fd: int, workers: int = 0) -> None: ...
+
+
+def open_port_500(version: int, mark: int, gate: Guard | None) -> list[IkeSocket]:
+    """One for each rank in their order, or one. Raises OSError, with the port's own reason from the first."""
+    first = IkeSocket(version, mark=mark)
+    if gate is None:
+        return [first]
+    first.share()
+    others = [IkeSocket(version, mark=mark, joins=True) for _ in tuple(SpiRank)[1:]]
+    gate.guard(first.fileno())
+    return [first, *others]
+
+
+def open_port_4500(version: int, mark: int, gate: Guard, beside: MarkedIkeSocket, workers: int) -> list[IkeSocket]:
+    """One for each rank in their order, behind the sockets of the workers, whose first is `beside`. Raises OSError."""
+    beside.share()
+    sockets = [IkeSocket(version, mark=mark, port=NAT_T_PORT, joins=True) for _ in SpiRank]
+    gate.guard(sockets[0].fileno(), workers)
+    return sockets
+
+
+class Reception:
+    """What waits in the sockets of IKE, in the order in which it is served: turn by turn, the lowest rank first.
+
+    A descriptor of its own (`fileno`) can be read while anything waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = select.epoll()
+        self._sockets: dict[int, tuple[SpiRank, IkeSocket]] = {}
+
+    def fileno(self) -> int:
+        return self._waiting.fileno()
+
+    def add(self, sockets: Sequence[IkeSocket]) -> None:
+        """One for each rank, or one for all."""
+        for rank, one in zip(SpiRank, sockets, strict=False):
+            self._sockets[one.fileno()] = rank, one
+            self._waiting.register(one.fileno(), select.EPOLLIN)
+
+    def turn(self) -> Iterator[Iterator[tuple[bytes, Path]]]:
+        """One turn: of each socket where something waits, the first datagrams with the paths they came over."""
+        ready = sorted((self._sockets[fd] for fd, _ in self._waiting.poll(0)), key=lambda found: found[0])
+        for rank, one in ready:
+            received = one.receive(AT_ONCE[rank])
+            yield received if one.port == IKE_PORT else _messages(received)
+
+    def close(self) -> None:
+        """The sockets too, those of a group from its end, or the others would change their places in it."""
+        self._waiting.close()
+        for _, one in reversed(self._sockets.values()):
+            one.close()
+
+
+def _messages(received: Iterator[tuple[bytes, Path]]) -> Iterator[tuple[bytes, Path]]:
+    """Without their markers; nothing else is meant for us (RFC 3948 s2.2)."""
+    for data, path in received:
+        if data.startswith(NON_ESP_MARKER):
+            yield data[len(NON_ESP_MARKER) :], path
 
 
 def send_from(sender: socket.socket, data: bytes, path: Path) -> None:
@@ -109,10 +202,20 @@ def _packet_info(local: IPAddress) -> tuple[int, int, bytes]:
     return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(local.packed, 0)
 
 
+@lru_cache(REMEMBERED)
+def _remote_address(text: str) -> IPAddress:
+    return IPv6Address(text.partition("%")[0]) if ":" in text else IPv4Address(text)
+
+
+@lru_cache(REMEMBERED)
+def _packed_address(packed: bytes) -> IPAddress:
+    return IPv4Address(packed) if len(packed) == IPV4_LENGTH else IPv6Address(packed)
+
+
 def _local_address(ancillary: list[tuple[int, int, bytes]]) -> IPAddress | None:
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
-            return IPv4Address(_PKTINFO4.unpack(data[: _PKTINFO4.size])[1])
+            return _packed_address(_PKTINFO4.unpack_from(data)[1])
         if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-            return IPv6Address(_PKTINFO6.unpack(data[: _PKTINFO6.size])[0])
+            return _packed_address(_PKTINFO6.unpack_from(data)[0])
     return None

@@ -241,6 +241,25 @@ int ipsf_port_raw_new(uint8_t version, uint32_t mark, struct ipsf_port **port);
 int ipsf_port_udp_group(uint8_t version, uint16_t port_number, uint32_t mark, size_t n, struct ipsf_port **ports);
 int ipsf_port_raw_group(uint8_t version, uint32_t mark, size_t n, struct ipsf_port **ports);
 /*
+ * The gate of IKE: which socket of a port's group a message comes to, so that what strangers send fills their own queue and no other. The
+ * control thread tells it our SPIs. Until the last descriptor of a group is closed its program stays; a gate may go before. All: IPSF_ESYS
+ * (errno).
+ */
+enum ipsf_rank {
+	IPSF_RANK_PROVEN,  /* for an IKE SA whose peer has shown who it is */
+	IPSF_RANK_BEGUN,   /* for one that has not come so far */
+	IPSF_RANK_UNKNOWN, /* for no IKE SA of ours: whatever anyone sends */
+};
+struct ipsf_gate;
+int ipsf_gate_new(struct ipsf_gate **gate); /* IPSF_ENOMEM too */
+void ipsf_gate_free(struct ipsf_gate *gate);
+int ipsf_gate_rank(struct ipsf_gate *gate, const uint8_t spi[8], enum ipsf_rank rank);
+/*
+ * From now on of the group of this socket. It consists of the workers' sockets (a UDP port group; 0: port 500, without a non-ESP marker)
+ * and behind them, in the order in which they were bound, one for each rank.
+ */
+int ipsf_gate_guard(struct ipsf_gate *gate, int socket, uint32_t workers);
+/*
  * AF_XDP ports. outer: take ESP to us, and ESP in UDP to port 4500, and send such; else packets to protect. Where the driver does not
  * run XDP itself ("generic") UDP is left to the kernel, whose super-packets of it could not be told from datagrams.
  */

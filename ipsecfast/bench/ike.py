@@ -13,22 +13,23 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from ipsecfast.bench.command import Settings, benchmark, finish, output_console
 from ipsecfast.bench.ike_flood import FORGED, prepare
 from ipsecfast.bench.ike_load import Plan
-from ipsecfast.bench.ike_subjects import LOAD_ADDRESS, SUBJECT_ADDRESS, SUBJECTS, Charon, Ours, Proof, Subject
+from ipsecfast.bench.ike_subjects import LOAD_ADDRESS, SUBJECT_ADDRESS, SUBJECTS, Charon, Ours, Proof, Sampled, Subject
 from ipsecfast.bench.results import BenchError, Better, Figure, Reading, Requirement, ratio
 from ipsecfast.bench.runner import VariantFailed
 from ipsecfast.lab.netns import Namespace, join
 from ipsecfast.lab.testbed import TestbedError
+from ipsecfast.model import IKE_PORT, NAT_T_PORT
 
 ROW_LABELS = ("proof", "subject is")
 KINDS = ("psk", "ecdsa")
@@ -39,7 +40,15 @@ OF_CHARON = 0.5
 MAX_TUNNEL_BYTES = 60_000
 FLOOD_TUNNELS = 10
 FLOOD_RATE = 10_000  # requests a second
+REKEYS_BEFORE = 10  # of each tunnel
+REKEY_MEANWHILE = "rekey meanwhile, p99"
+ON_TIME = 1000.0  # milliseconds: a request that got lost would be sent again after 3,600
 BESIDE_CHARON = "ipsecfast / charon"
+SHARES = ("psk", "responder, CPU time")
+SAMPLED = 4  # times the handshakes, so that there are a thousand samples
+
+
+S = TypeVar("S", bound=Subject)
 
 
 class Load:
@@ -85,7 +94,7 @@ class Load:
 
 
 @contextmanager
-def stage(kind: type[Subject], proof: str, peers: int) -> Iterator[tuple[Subject, Namespace]]:
+def stage(kind: type[S], proof: str, peers: int, *, encap: bool = True) -> Iterator[tuple[S, Namespace]]:
     """A subject that runs, with connections to initiate to `peers` of them, and the namespace of the generator."""
     with ExitStack() as undo:
         here, there = Namespace("subject"), Namespace("load")
@@ -97,7 +106,7 @@ def stage(kind: type[Subject], proof: str, peers: int) -> Iterator[tuple[Subject
         here.sysctl(net__ipv4__ip_forward=1)
         there.add_address("outer", f"{LOAD_ADDRESS}/24")
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="ipsecfast-bench-")))
-        subject = kind(here, folder / kind.name, Proof.make(proof), peers)
+        subject = kind(here, folder / kind.name, Proof.make(proof), peers, encap=encap)
         undo.callback(subject.close)
         yield subject, there
 
@@ -148,6 +157,29 @@ class Handshakes:
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """Of the CPU time of our gateway as responder, how much goes where (`ike_profile`), in percent."""
+
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"{Sampled.name}, {self.count:,} handshakes"
+
+    def measure(self) -> Iterator[Reading]:
+        with stage(Sampled, "psk", 0) as (subject, there):
+            load = Load(there, subject.plan(initiator=True, peers=WARM_UP + self.count, parallel=PARALLEL))
+            load.all(f"up {WARM_UP}", WARM_UP)
+            subject.begin()
+            load.all(f"up {self.count}", self.count)
+            counts = subject.end()
+            load.close()
+        total = max(1, sum(counts.values()))
+        for group, samples in counts.items():
+            yield Reading(SHARES, group, "%", Better.NEITHER, 100 * samples / total)
+
+
+@dataclass(frozen=True, slots=True)
 class Tunnels:
     """Many tunnels of one subject: how long it takes to set them up and to rekey them, and the memory of each."""
 
@@ -183,33 +215,46 @@ class Tunnels:
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """Our gateway with a few tunnels under `count` requests from as many forged addresses: how long its peers' rekeys
-    take meanwhile, beside those before, and what memory is gone afterwards."""
+    """Our gateway with a few tunnels under `count` requests from as many forged addresses, tunnels and requests on the
+    same `port`: how long its peers' rekeys take meanwhile, beside those before, and what memory is gone afterwards."""
 
     count: int
+    port: int
 
     @property
     def name(self) -> str:
-        return f"{Ours.name}, flood of {self.count:,}"
+        return f"{Ours.name}, flood of {self.count:,} to port {self.port}"
+
+    @property
+    def row(self) -> tuple[str, str]:
+        return "psk", f"under {self.count} requests to port {self.port}"
 
     def measure(self) -> Iterator[Reading]:
-        row = ("psk", f"under {self.count} requests")
-        with stage(Ours, "psk", 0) as (subject, there):
+        with stage(Ours, "psk", 0, encap=self.port == NAT_T_PORT) as (subject, there):
             there.run(prepare)
             subject.place.add_route(str(FORGED), LOAD_ADDRESS)
             load = Load(there, subject.plan(initiator=True, peers=FLOOD_TUNNELS, parallel=1))
             load.all(f"up {FLOOD_TUNNELS}", FLOOD_TUNNELS)
-            before, memory = load.all("rekey child", FLOOD_TUNNELS), subject.memory()
+            before = [time for _ in range(REKEYS_BEFORE) for time in load.all("rekey child", FLOOD_TUNNELS)["times"]]
+            memory = subject.memory()
             command = ["taskset", "-c", "1", sys.executable, "-m", "ipsecfast.bench.ike_flood"]
-            flood = there.start([*command, SUBJECT_ADDRESS, str(self.count), str(FLOOD_RATE)])
-            slowest = []
+            flood = there.start([*command, SUBJECT_ADDRESS, str(self.port), str(self.count), str(FLOOD_RATE)])
+            meanwhile, again = [], 0
             while flood.poll() is None:
-                slowest.append(load.all("rekey child", FLOOD_TUNNELS)["p99"])
-            yield Reading(row, "rekey before, p99", "ms", Better.LOWER, before["p99"])
-            yield Reading(row, "rekey meanwhile, p99", "ms", Better.LOWER, max(slowest))
-            yield Reading(row, "rekeys meanwhile", "", Better.NEITHER, len(slowest) * FLOOD_TUNNELS)
-            yield Reading(row, "memory grown", "MB", Better.LOWER, (subject.memory() - memory) / 1e6)
+                rekeyed = load.all("rekey child", FLOOD_TUNNELS)
+                meanwhile += rekeyed["times"]
+                again += rekeyed["retransmissions"]
+            yield Reading(self.row, "rekey before, p99", "ms", Better.LOWER, hundredth(before))
+            yield Reading(self.row, REKEY_MEANWHILE, "ms", Better.LOWER, hundredth(meanwhile))
+            yield Reading(self.row, "rekeys meanwhile", "", Better.NEITHER, len(meanwhile))
+            yield Reading(self.row, "requests of theirs sent again", "", Better.LOWER, again)
+            yield Reading(self.row, "memory grown", "MB", Better.LOWER, (subject.memory() - memory) / 1e6)
             load.close()
+
+
+def hundredth(times: Sequence[float]) -> float:
+    """What the quickest of the slowest hundredth took."""
+    return sorted(times)[len(times) * 99 // 100]
 
 
 def ratios(figures: Mapping[str, Figure]) -> Iterator[Figure]:
@@ -220,12 +265,14 @@ def ratios(figures: Mapping[str, Figure]) -> Iterator[Figure]:
                 yield ratio((proof, role), BESIDE_CHARON, ours, theirs)
 
 
-def requirements(tunnels: int) -> Iterator[Requirement]:
+def requirements(tunnels: int, floods: Sequence[Flood]) -> Iterator[Requirement]:
     for role in ROLES:
         yield Requirement(f"psk/{role}/{BESIDE_CHARON}", OF_CHARON, "accepted")
     if tunnels:
         name = f"psk/{tunnels} tunnels/{Ours.name}, memory each"
         yield Requirement(name, MAX_TUNNEL_BYTES, "accepted", at_least=False)
+    for flood in floods:
+        yield Requirement("/".join((*flood.row, REKEY_MEANWHILE)), ON_TIME, "accepted", at_least=False)
 
 
 def charge(plan: Plan, count: int, say: Callable[[str], None]) -> None:
@@ -279,17 +326,19 @@ def command(settings: Settings, **options: Any) -> None:
     first = settings.runner.run("handshakes", handshakes, settings.rounds, warm_up=False, parts=2 if tunnels else 1)
     figures = first.figures | {figure.name: figure for figure in ratios(first.figures)}
     notes += first.notes
+    figures |= settings.runner.run("shares", [Shares(SAMPLED * count)], 1, warm_up=False).figures
     if tunnels:
         many = settings.runner.run("tunnels", [Tunnels(kind, tunnels) for kind in present], 1, warm_up=False)
         figures |= many.figures
         notes += many.notes
-    if flood:
-        figures |= settings.runner.run("flood", [Flood(flood)], 1, warm_up=False).figures
+    floods = [Flood(flood, port) for port in (IKE_PORT, NAT_T_PORT)] if flood else []
+    if floods:
+        figures |= settings.runner.run("flood", floods, 1, warm_up=False).figures
     finish(
         settings, "ike", figures=figures, rounds=first.rounds, row_labels=ROW_LABELS,
         parameters={
             "handshakes": count, "tunnels": tunnels, "flood": flood,
             "charon": Charon.version() if len(present) > 1 else "",
         },
-        notes=notes, requirements=tuple(requirements(tunnels)),
+        notes=notes, requirements=tuple(requirements(tunnels, floods)),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """A flood of IKE_SA_INIT requests from forged addresses, while the peers of a gateway go on rekeying.
 
-`python -m ipsecfast.bench.ike_flood REMOTE COUNT RATE` sends COUNT requests, RATE of them a second, each from another
-address of FORGED, with an SPI, a nonce and a key exchange value of its own, and never answers what comes back. The
-kernel of its namespace must take these addresses for local ones (`prepare`).
+`python -m ipsecfast.bench.ike_flood REMOTE PORT COUNT RATE` sends COUNT requests to port 500 or 4500, RATE of them a
+second, each from another address of FORGED, with an SPI, a nonce and a key exchange value of its own, and never answers
+what comes back. The kernel of its namespace must take these addresses for local ones (`prepare`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ipsecfast.ike.constants import ExchangeType, KeGroup
 from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
 from ipsecfast.ike.wire.payloads import KePayload, NoncePayload, SaPayload
 from ipsecfast.ike.wire.proposal import parse_proposal
-from ipsecfast.model import IKE_PORT, Path, ProtocolId
-from ipsecfast.sockets import send_from
+from ipsecfast.model import NAT_T_PORT, Path, ProtocolId
+from ipsecfast.sockets import NON_ESP_MARKER, send_from
 
 FORGED = IPv4Network("198.18.0.0/15")
 NONCE_LENGTH = KEY_LENGTH = 32
@@ -54,15 +54,17 @@ def requests(count: int) -> list[bytes]:
 
 
 def main() -> None:
-    remote, count, rate = IPv4Address(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    remote, port = IPv4Address(sys.argv[1]), int(sys.argv[2])
+    count, rate = int(sys.argv[3]), float(sys.argv[4])
+    marker = NON_ESP_MARKER if port == NAT_T_PORT else b""
     some = requests(1000)
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.bind(("", SOURCE_PORT + 1))
     began = time.monotonic()
     for number in range(count):
         source = FORGED[1 + number % (FORGED.num_addresses - 2)]
-        data = os.urandom(8) + some[number % len(some)][8:]  # another SPI: nobody has seen it before
-        send_from(sender, data, Path(source, SOURCE_PORT, remote, IKE_PORT))
+        data = marker + os.urandom(8) + some[number % len(some)][8:]  # another SPI: nobody has seen it before
+        send_from(sender, data, Path(source, SOURCE_PORT, remote, port))
         if number % AT_ONCE == 0:
             time.sleep(max(0.0, began + number / rate - time.monotonic()))
 

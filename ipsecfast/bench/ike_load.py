@@ -59,6 +59,7 @@ class Plan:
     secret: str = ""
     authority: tuple[str, str] | None = None
     parallel: int = 8
+    encap: bool = True  # after IKE_SA_INIT over port 4500, as behind a NAT; else over port 500
     patience: float = 60.0  # seconds for one command
 
     def connections(self) -> Iterator[ConnectionConfig]:
@@ -88,7 +89,7 @@ class Plan:
             children=(ChildConfig("net", (ours,), (theirs,), (parse_proposal(self.esp_proposal, ProtocolId.ESP),)),),
             secrets=() if issuer else (PresharedKey((), self.secret.encode()),),
             unique="never",
-            encap=True,
+            encap=self.encap,
         )
 
 
@@ -99,7 +100,7 @@ def _fqdn(name: str) -> Identity:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What came of a command: how many of what was wanted, in how many seconds, of which the generator's own CPU took
-    `cpu`; the slowest hundredth of the single ones took `p99`, half of them `p50`, in milliseconds."""
+    `cpu`; the slowest hundredth of the single ones took `p99`, half of them `p50`, in milliseconds; `times`: each."""
 
     done: int
     seconds: float
@@ -107,6 +108,7 @@ class Answer:
     p50: float = 0.0
     p99: float = 0.0
     retransmissions: int = 0
+    times: tuple[float, ...] = ()
 
 
 class Generator:
@@ -167,6 +169,7 @@ class Generator:
             1000 * took[len(took) // 2],
             1000 * took[len(took) * 99 // 100],
             self._endpoint.counters["retransmissions"] - sent,
+            tuple(round(1000 * t, 3) for t in took),
         )
 
     def _serve(self) -> None:

@@ -6,10 +6,13 @@ it is to initiate to.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,13 +57,15 @@ class Proof:
 
 
 class Subject(ABC):
-    """One daemon, running from construction to `close`. `peers`: connections that it can initiate."""
+    """One daemon, running from construction to `close`. `peers`: connections that it can initiate. `encap`: ESP in UDP,
+    and with it IKE, over port 4500, as behind a NAT."""
 
     name: str
     process: subprocess.Popen[str]
 
-    def __init__(self, place: Namespace, folder: Path, proof: Proof, peers: int) -> None:
+    def __init__(self, place: Namespace, folder: Path, proof: Proof, peers: int, *, encap: bool = True) -> None:
         self.place = place
+        self.encap = encap
         self.folder = folder
         self.proof = proof
         folder.mkdir(parents=True)
@@ -87,7 +92,7 @@ class Subject(ABC):
             initiator=initiator, peers=peers, local=LOAD_ADDRESS, remote=SUBJECT_ADDRESS, identity=PEER,
             remote_identity=SUBJECT, proposal=IKE, esp_proposal=ESP, remote_network=NETWORK, secret=self.proof.secret,
             authority=(str(self.folder / "ca.pem"), str(self.folder / "ca.key")) if self.proof.by_certificate else None,
-            parallel=parallel,
+            parallel=parallel, encap=self.encap,
         )  # fmt: skip
 
     def run_on_first_cpu(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
@@ -120,12 +125,13 @@ class Ours(Subject):
     """`ipsecfast run`, data plane, TUN device and routes included."""
 
     name = "ipsecfast"
+    _program: Sequence[str] = PROGRAM
 
     def _start(self, peers: int) -> None:
         file, self._control = self.folder / "ipsecfast.toml", self.folder / "control.sock"
         file.touch(mode=0o600)
         file.write_text(toml_text(self._config(peers)))
-        self.run_on_first_cpu([*PROGRAM, "run", str(file)])
+        self.run_on_first_cpu([*self._program, "run", str(file)])
         wait_for("the gateway answers", lambda: self.alive() and self._control.exists(), seconds=PATIENCE)
 
     def _config(self, peers: int) -> dict[str, object]:
@@ -135,8 +141,8 @@ class Ours(Subject):
             local |= {"auth": "pubkey", "certs": ["own.pem"], "key": "own.key"}
             remote |= {"auth": "pubkey", "cacerts": ["ca.pem"]}
         shared = {
-            "local_addrs": [SUBJECT_ADDRESS], "proposals": [IKE], "unique": "never", "encap": True, "dpd_delay": "0",
-            "local": local,
+            "local_addrs": [SUBJECT_ADDRESS], "proposals": [IKE], "unique": "never", "encap": self.encap,
+            "dpd_delay": "0", "local": local,
         }  # fmt: skip
         answering = {**shared, "remote": remote, "children": {"net": _child(PEERS_NETWORK)}}
         connections = {"answering": answering} if not peers else {}
@@ -153,6 +159,27 @@ class Ours(Subject):
             raise TestbedError(f"{self.name} can't initiate: {lines[-1]['error']}")
 
 
+class Sampled(Ours):
+    """Ours, which can be asked where its CPU time goes."""
+
+    name = "ipsecfast, sampled"
+
+    def _start(self, peers: int) -> None:
+        self._shares = self.folder / "shares.json"
+        self._program = [sys.executable, "-m", "ipsecfast.bench.ike_profile", str(self._shares)]
+        super()._start(peers)
+
+    def begin(self) -> None:
+        self.process.send_signal(signal.SIGUSR1)
+
+    def end(self) -> dict[str, int]:
+        """Samples since `begin`, by group."""
+        self.process.send_signal(signal.SIGUSR2)
+        wait_for("the samples", lambda: self.alive() and self._shares.exists(), seconds=PATIENCE)
+        counts: dict[str, int] = json.loads(self._shares.read_text())
+        return counts
+
+
 def _network(number: int) -> str:
     return f"{ip_address(FIRST_PEER_NETWORK + number)}/32"
 
@@ -167,7 +194,7 @@ SWANCTL_CONNECTION = """
     local_addrs = {local}
     remote_addrs = {remote}
     proposals = {ike}
-    encap = yes
+    encap = {encap}
     unique = never
     dpd_delay = 0
     local {{
@@ -241,6 +268,7 @@ class Charon(Subject):
         certificate = self.proof.by_certificate
         shared = {
             "local": SUBJECT_ADDRESS, "remote": LOAD_ADDRESS if peers else "%any", "ike": IKE, "esp": ESP,
+            "encap": "yes" if self.encap else "no",
             "auth": "pubkey" if certificate else "psk", "subject": SUBJECT, "network": NETWORK,
             "peer": PEER.format(0) if peers else "%any",
             "certs": f"certs = {self.folder}/own.pem" if certificate else "",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from ipsecfast.ike.lasting import Lasting
-from ipsecfast.model import Path, SaParams
+from ipsecfast.model import Path, SaParams, SpiRank
 
 Details: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -84,6 +84,14 @@ class ReleaseHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class RankSpi:
+    """From now on messages for the IKE SPI `spi` of ours have this rank."""
+
+    spi: bytes
+    rank: SpiRank
+
+
+@dataclass(frozen=True, slots=True)
 class ResolveName:
     """A gateway's name is to become addresses; `IkeEndpoint.resolved` takes them."""
 
@@ -152,6 +160,7 @@ Action: TypeAlias = (
     | MovePeer
     | InstallTrap
     | ReleaseHeld
+    | RankSpi
     | ResolveName
     | Compute
     | KeepSecrets

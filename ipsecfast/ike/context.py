@@ -80,7 +80,7 @@ class Context:
         self.timers = TimerQueue()
         self.counters: Counter[str] = Counter()
         self.reqids = Reqids()
-        self.ike_sas = IkeSaTable()
+        self.ike_sas = IkeSaTable(self.emit)
         self.order = count(1)  # of what is begun and comes to stand here
         self.spent = Spent()
         self.by_request: dict[bytes, IkeSa] = {}  # by the digest of the peer's IKE_SA_INIT request
@@ -93,8 +93,7 @@ class Context:
 
     def forget(self, sa: IkeSa) -> None:
         """Nothing is left of a closed IKE SA."""
-        self.ike_sas.close(sa)
-        self.ike_sas.pop(sa.own_spi, None)
+        self.ike_sas.forget(sa)
         self.by_request.pop(sa.request_digest, None)
         for later in (sa.heir, sa.peer_successor):  # or each would keep all that were before it
             if later is not None and later.predecessor is sa:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from ipsecfast.identity import Identity
+from ipsecfast.ike.actions import Action, RankSpi
+from ipsecfast.model import SpiRank
 
 if TYPE_CHECKING:
     from ipsecfast.ike.connection import Connection
@@ -15,15 +17,17 @@ Ordered: TypeAlias = "dict[IkeSa, None]"  # oldest first
 
 
 class IkeSaTable(dict[bytes, "IkeSa"]):
-    """By our own SPI. A closed one is found by nothing else."""
+    """By our own SPI. A closed one is found by nothing else. What becomes of an SPI is told by `emit`."""
 
-    def __init__(self) -> None:
+    def __init__(self, emit: Callable[[Action], None]) -> None:
         super().__init__()
+        self._emit = emit
         self._by_connection: dict[Connection, Ordered] = {}
         self._by_identities: dict[tuple[Identity | None, Identity | None], Ordered] = {}
 
     def add(self, sa: IkeSa) -> None:
         self[sa.own_spi] = sa
+        self._emit(RankSpi(sa.own_spi, SpiRank.BEGUN))
         self._by_connection.setdefault(sa.connection, {})[sa] = None
 
     def assign(self, sa: IkeSa, connection: Connection) -> None:
@@ -35,6 +39,7 @@ class IkeSaTable(dict[bytes, "IkeSa"]):
     def identify(self, sa: IkeSa) -> None:
         """Both ends have shown who they are."""
         self._by_identities.setdefault((sa.local_id, sa.remote_id), {})[sa] = None
+        self._emit(RankSpi(sa.own_spi, SpiRank.PROVEN))
 
     def close(self, sa: IkeSa) -> None:
         """It only answers duplicates from now on."""
@@ -44,6 +49,12 @@ class IkeSaTable(dict[bytes, "IkeSa"]):
             same.pop(sa, None)
             if not same:
                 del self._by_identities[identities]
+
+    def forget(self, sa: IkeSa) -> None:
+        """Nobody is answered under its SPI any more."""
+        self.close(sa)
+        if self.pop(sa.own_spi, None) is not None:
+            self._emit(RankSpi(sa.own_spi, SpiRank.UNKNOWN))
 
     def of(self, connection: Connection) -> Iterator[IkeSa]:
         return iter(tuple(self._by_connection.get(connection, ())))

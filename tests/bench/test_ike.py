@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ipsecfast.bench.ike import Load, ratios, requirements
+from ipsecfast.bench.ike import Flood, Load, ratios, requirements
 from ipsecfast.bench.ike_load import Plan
 from ipsecfast.bench.ike_subjects import Charon, Ours, Proof
 from ipsecfast.bench.results import Better, Figure
@@ -33,10 +33,10 @@ def test_ratios_are_of_the_same_rounds_and_only_where_both_were_measured() -> No
 
 def test_what_is_accepted() -> None:
     figures = {f.name: f for f in (Figure(("psk", "responder"), "ipsecfast / charon", "ratio", Better.HIGHER, (0.6,)),)}
-    verdicts = [requirement.judge(figures) for requirement in requirements(0)]
+    verdicts = [requirement.judge(figures) for requirement in requirements(0, [])]
     assert [v.held for v in verdicts] == [True, False]
     assert "not measured" in verdicts[1].found
-    assert len(list(requirements(5000))) == 3
+    assert len(list(requirements(5000, [Flood(100, 500), Flood(100, 4500)]))) == 5
 
 
 @pytest.mark.parametrize("kind", ["psk", "ecdsa"])

@@ -75,6 +75,7 @@ def test_who_comes_back_gets_its_own() -> None:
     pair.a.endpoint.context.children.by_spi.clear()
     pair.a.dataplane.inbound.clear()
     pair.a.dataplane.active.clear()
+    pair.a.ranks.clear()
     pair.a.initiate("net")
     pair.run(5.0)
     assert owners(pair) == ["a.test"]

@@ -299,7 +299,7 @@ def test_initial_contact_clears_what_a_restart_left() -> None:
     pair = Pair().up()
     old = pair.a.established[0]
     fresh = Pair(seed=2)
-    pair.b.endpoint, pair.b.dataplane = fresh.b.endpoint, fresh.b.dataplane
+    pair.b.endpoint, pair.b.dataplane, pair.b.ranks = fresh.b.endpoint, fresh.b.dataplane, fresh.b.ranks
     pair.b.dataplane.gateway = pair.b
     mark = pair.mark()
     pair.b.initiate()

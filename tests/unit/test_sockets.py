@@ -10,9 +10,19 @@ from typing import Any
 
 import pytest
 
+from ipsecfast.dataplane import IkeGate, UdpPort
+from ipsecfast.errors import DataPlaneError
 from ipsecfast.lab.netns import Namespace
-from ipsecfast.model import Path
-from ipsecfast.sockets import NAT_KEEPALIVE, NON_ESP_MARKER, IkeSocket, MarkedIkeSocket
+from ipsecfast.model import Path, SpiRank
+from ipsecfast.sockets import (
+    NAT_KEEPALIVE,
+    NON_ESP_MARKER,
+    IkeSocket,
+    MarkedIkeSocket,
+    Reception,
+    open_port_500,
+    open_port_4500,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="SO_MARK and network namespaces need root")
 
@@ -81,3 +91,95 @@ def test_limits_of_one_turn(place: Namespace) -> None:
     assert [data for data, _ in a.receive(3)] == [b"\0", b"\1", b"\2"]
     assert len(list(a.receive(3))) == 2
     a.close()
+
+
+# -- the gate ----------------------------------------------------------------------------------------------------------
+
+OURS = {SpiRank.PROVEN: b"proven!!", SpiRank.BEGUN: b"begun!!!", SpiRank.UNKNOWN: b"unknown!"}
+FROM_INITIATOR = 0x08
+
+
+@pytest.fixture
+def gate() -> IkeGate:
+    try:
+        gate = IkeGate()
+    except DataPlaneError as error:
+        pytest.skip(f"no BPF here: {error}")
+    for rank, spi in OURS.items():
+        gate.rank(spi, rank)
+    return gate
+
+
+def message(rank: SpiRank, text: bytes = b"") -> bytes:
+    """The beginning of a message of an initiator for an SPI of ours of this rank."""
+    return b"initiato" + OURS[rank] + bytes(3) + bytes([FROM_INITIATOR]) + text.ljust(8)
+
+
+def turn(reception: Reception) -> list[bytes]:
+    select.select([reception], [], [], 2.0)
+    return [data for received in reception.turn() for data, _ in received]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_each_rank_has_a_socket_and_the_lowest_goes_first(
+    place: Namespace, gate: IkeGate, version: int, workers: int
+) -> None:
+    ours, theirs = map(ip_address, ADDRESSES[version])
+    port, marker = (4500, NON_ESP_MARKER) if workers else (500, b"")
+    reception, udp = Reception(), []
+    if workers:
+        udp = place.run(UdpPort.group, version, workers)
+        marked: Any = place.run(MarkedIkeSocket, version, udp[0].fileno())
+        sockets: Any = place.run(open_port_4500, version, MARK, gate, marked, workers)
+    else:
+        sockets = place.run(open_port_500, version, MARK, gate)
+    reception.add(sockets)
+    peer: Any = place.run(IkeSocket, version, mark=MARK, port=7000)
+    for rank in reversed(SpiRank):
+        peer.send(marker + message(rank), Path(theirs, 7000, ours, port))
+    assert turn(reception) == [message(rank) for rank in SpiRank]
+    for one in (peer, reception, *udp):
+        one.close()
+
+
+def test_a_full_queue_of_strangers_costs_established_peers_nothing(place: Namespace, gate: IkeGate) -> None:
+    ours, theirs = map(ip_address, ADDRESSES[4])
+    reception = Reception()
+    reception.add(place.run(open_port_500, 4, MARK, gate))
+    peer: Any = place.run(IkeSocket, 4, mark=MARK, port=7000)
+    for number in range(5_000):  # far more than a queue holds
+        peer.send(message(SpiRank.UNKNOWN, b"%d" % number), Path(theirs, 7000, ours, 500))
+    for number in range(100):
+        peer.send(message(SpiRank.PROVEN, b"%d" % number), Path(theirs, 7000, ours, 500))
+    first, second = turn(reception), turn(reception)
+    assert first[:64] + second[:36] == [message(SpiRank.PROVEN, b"%d" % number) for number in range(100)]
+    assert len(first) == 64 + 16  # strangers have their turn too
+    peer.close()
+    reception.close()
+
+
+def test_without_a_gate_one_socket_serves_all(place: Namespace) -> None:
+    ours, theirs = map(ip_address, ADDRESSES[4])
+    reception = Reception()
+    sockets: Any = place.run(open_port_500, 4, MARK, None)
+    reception.add(sockets)
+    peer: Any = place.run(IkeSocket, 4, mark=MARK, port=7000)
+    peer.send(message(SpiRank.UNKNOWN), Path(theirs, 7000, ours, 500))
+    assert len(sockets) == 1
+    assert turn(reception) == [message(SpiRank.UNKNOWN)]
+    peer.close()
+    reception.close()
+
+
+def test_port_500_that_another_program_shares_is_refused(place: Namespace, gate: IkeGate) -> None:
+    other: Any = place.run(IkeSocket, 4, mark=MARK, port=500, joins=True)
+    with pytest.raises(OSError, match="in use"):
+        place.run(open_port_500, 4, MARK, gate)
+    other.close()
+
+
+def test_an_spi_has_eight_octets_and_a_rank(gate: IkeGate) -> None:
+    for spi, rank in ((b"1234567", 0), (b"123456789", 0), (b"12345678", 3)):
+        with pytest.raises(ValueError, match="SPI"):
+            gate.rank(spi, rank)

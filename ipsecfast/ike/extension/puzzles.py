@@ -60,10 +60,12 @@ NO_PUZZLE = Puzzle()
 
 def make(message: Message, difficulty: int) -> Puzzle:
     """For the initiator of IKE_SA_INIT; none if it offers no PRF that we have."""
+    if not difficulty:
+        return NO_PUZZLE
     sa = message.get(SaPayload)
     offered = (t.id for p in (sa.proposals if sa else ()) for t in p.transforms if t.type == TransformType.PRF)
     prf = next((prf for prf in offered if prf in HASHES), None)
-    return NO_PUZZLE if prf is None or not difficulty else Puzzle(prf, difficulty)
+    return NO_PUZZLE if prf is None else Puzzle(prf, difficulty)
 
 
 def solved(puzzle: Puzzle, cookie: bytes, solution: PuzzleSolutionPayload | None) -> bool:

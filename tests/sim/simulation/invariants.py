@@ -12,7 +12,7 @@ from ipsecfast.ike.constants import HEADER_LENGTH, PayloadType
 from ipsecfast.ike.outcome import Outcome
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.timers import Timer
-from ipsecfast.model import SaParams
+from ipsecfast.model import SaParams, SpiRank
 
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
@@ -97,6 +97,7 @@ def check_gateway(gateway: Gateway) -> None:
             assert waits, f"{gateway.name}: {child} is up and its selectors have no SA"
     if any(plane.held.values()):
         _check_held(gateway)
+    _check_ranks(gateway)
     _check_counters(gateway)
 
 
@@ -113,6 +114,16 @@ def _check_held(gateway: Gateway) -> None:
             for sa in connection.ike_sas():
                 to_come |= sa.negotiates(config) or any(wanted is config for wanted, _ in sa.unserved)
             assert to_come, f"{gateway.name}: packets of {config.name} are held, and nobody negotiates"
+
+
+def _check_ranks(gateway: Gateway) -> None:
+    """Messages for an IKE SA that is up go before those for one that is not; those for none come last."""
+    sas = gateway.endpoint.context.ike_sas
+    assert gateway.ranks.keys() == sas.keys(), f"{gateway.name}: SPIs that are known and those that exist differ"
+    for spi, sa in sas.items():
+        if sa.usable or gateway.ranks[spi] is SpiRank.PROVEN:
+            assert gateway.ranks[spi] is SpiRank.PROVEN, f"{gateway.name}: {sa}"
+            assert sa.established_at is not None, f"{gateway.name}: {sa}"
 
 
 def _check_counters(gateway: Gateway) -> None:

@@ -17,6 +17,7 @@ from ipsecfast.ike.actions import (
     InstallTrap,
     MovePeer,
     Notify,
+    RankSpi,
     ReleaseHeld,
     RemoveSa,
     Transmit,
@@ -31,7 +32,7 @@ from ipsecfast.ike.lasting import FORGETFUL, Lasting
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.states import IkeState
 from ipsecfast.ike.wire.message import HEADER_LENGTH
-from ipsecfast.model import TrafficSelector
+from ipsecfast.model import SpiRank, TrafficSelector
 from simulation import invariants
 from simulation.invariants import NEXT_PAYLOAD_AT
 from simulation.plane import DataPlane
@@ -89,6 +90,7 @@ class Gateway:
         )
         self.dataplane = DataPlane(self)
         self.owed.clear()
+        self.ranks: dict[bytes, SpiRank] = {}  # of our SPIs, as they were told
         self.counted = 0
 
     @property
@@ -127,6 +129,12 @@ class Gateway:
                 self._perform(action)
         assert not self.owed, f"{self.name}: a Child SA is installed after the answer that tells the peer of it"
 
+    def perform_silently(self) -> None:
+        """All but what would leave."""
+        for action in self.endpoint.actions():
+            if not isinstance(action, Transmit):
+                self._perform(action)
+
     def _perform(self, action: Action) -> None:
         self.performed.append(action)
         match action:
@@ -146,6 +154,10 @@ class Gateway:
                 self.dataplane.traps.add(reqid)
             case ReleaseHeld(reqid):
                 self.dataplane.released[reqid] += self.dataplane.held.pop(reqid, 0)
+            case RankSpi(spi, rank):
+                self.ranks[spi] = rank
+                if rank is SpiRank.UNKNOWN:
+                    del self.ranks[spi]
             case Compute(job, call):
                 self._compute(job, call)
             case Fetch(job, sources):
