@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network, summarize_address_range
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -426,7 +426,12 @@ class TunNetwork:
 
 def networks_of(selector: TrafficSelector) -> tuple[IPNetwork, ...]:
     """The prefixes that make up the selector's range of addresses."""
-    return tuple(summarize_address_range(selector.start, selector.end))
+    first, last = selector.start, selector.end
+    host_bits = (int(first) ^ int(last)).bit_length()
+    if int(last) - int(first) == (1 << host_bits) - 1:  # one prefix, as nearly all are
+        kind = IPv4Network if first.version == 4 else IPv6Network
+        return (kind((int(first), first.max_prefixlen - host_bits)),)
+    return tuple(summarize_address_range(first, last))
 
 
 def sysctl_path(tree: str, device: str, key: str) -> Path:

@@ -80,7 +80,10 @@ class _Order:
         number, at = self._find(entry)
         self._policies[number] += len(policies) - len(entry.policies)
         entry.policies = policies
-        return sum(self._policies[:number]) + _count(self._blocks[number][:at])
+        block, before = self._blocks[number], sum(self._policies[:number])
+        if at > len(block) // 2:  # whatever comes last is counted from the end
+            return before + self._policies[number] - _count(block[at:])
+        return before + _count(block[:at])
 
 
 def _place(entry: _Entry) -> tuple[int, int]:

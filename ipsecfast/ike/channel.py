@@ -95,7 +95,7 @@ class Channel(ABC):
             NotifyError: authentic and wrong.
         """
         if header.exchange in IN_CLEAR:
-            return parse_message(data), data
+            return parse_message(data, header), data
         assert self._cipher_in is not None
         opened = self._open_protected(header, data, self._cipher_in)
         if opened is not None and header.exchange == ExchangeType.IKE_INTERMEDIATE:
@@ -106,7 +106,7 @@ class Channel(ABC):
         reassembly = self._reassembly[header.is_response]
         if is_fragment(header) and self.fragments_in:
             return reassembly.add(open_fragment(data, cipher))
-        message = open_message(data, cipher)
+        message = open_message(data, cipher, header)
         reassembly.clear()
         return message, data
 

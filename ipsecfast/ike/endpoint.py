@@ -249,7 +249,7 @@ class IkeEndpoint:
         if not fresh:
             return Outcome.MALFORMED
         try:
-            message = parse_message(data)
+            message = parse_message(data, header)
             configs = self._addresses.for_path(path)
             if not configs:
                 return self._nobody(header, path, now)
@@ -350,7 +350,7 @@ class IkeEndpoint:
             return Outcome.UNKNOWN_SPI
         if header.exchange == ExchangeType.INFORMATIONAL:
             try:
-                errors = parse_message(data).errors()
+                errors = parse_message(data, header).errors()
             except NotifyError:
                 errors = ()
             if errors:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 
 
-class IkeState(Enum):
+class IkeState(StrEnum):
     """What is allowed in each stands in `transitions.TRANSITIONS`."""
 
     CONNECTING = "connecting"  # IKE_SA_INIT and IKE_AUTH are under way
@@ -15,7 +15,7 @@ class IkeState(Enum):
     CLOSED = "closed"  # only duplicates of the peer's last request are still answered
 
 
-class Role(Enum):
+class Role(StrEnum):
     """Who began the exchange (not the IKE SA): we answer a request, or take the response to our own."""
 
     RESPONDER = "responder"

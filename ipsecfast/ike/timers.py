@@ -8,12 +8,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 from itertools import count
 from typing import Protocol
 
 
-class Timer(Enum):
+class Timer(IntEnum):  # whose hashes cost nothing
     """What may be waited for. An owner has each of them at most once."""
 
     RETRANSMIT = auto()  # the outstanding request has no answer yet (RFC 7296 s2.1)

@@ -23,7 +23,7 @@ from ipsecfast.ike.wire.message import (
     first_type,
     message_of_chain,
     parse_header,
-    seal_message,
+    seal_chain,
 )
 
 NUMBERS = struct.Struct(">HH")  # s2.5: fragment number, from 1, and total fragments
@@ -54,7 +54,7 @@ def seal_datagrams(message: Message, cipher: SkCipher, next_iv: Callable[[], byt
     """
     chain = encode_chain(message.payloads)
     if HEADER_LENGTH + GENERIC_HEADER_LENGTH + cipher.sealed_length(len(chain)) <= limit:
-        return (seal_message(message, cipher, next_iv()),)
+        return (seal_chain(message, chain, cipher, next_iv()),)
     room = _room(cipher, limit)
     pieces = [chain[at : at + room] for at in range(0, len(chain), room)]
     if len(pieces) > MAX_FRAGMENTS:

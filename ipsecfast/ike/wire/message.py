@@ -133,13 +133,14 @@ def parse_header(data: bytes) -> Header:
     return header
 
 
-def parse_message(data: bytes) -> Message:
+def parse_message(data: bytes, header: Header | None = None) -> Message:
     """An unprotected message (IKE_SA_INIT, or an error notify for an IKE SA that does not exist), not overlong.
+    `header` is its own, where that is parsed already.
 
     Raises:
         InvalidSyntax, InvalidMajorVersion, UnsupportedCriticalPayload.
     """
-    header = parse_header(data)
+    header = header or parse_header(data)
     if len(data) > MAX_CLEAR_LENGTH:
         raise InvalidSyntax(f"an unprotected message of {len(data)} octets; {MAX_CLEAR_LENGTH} are accepted")
     return message_of_chain(header, header.next_payload, data[HEADER_LENGTH:])
@@ -156,7 +157,11 @@ def seal_message(message: Message, cipher: SkCipher, iv: bytes) -> bytes:
 
     `iv` is the sender's next counter value where `cipher.iv_is_counter`, else random: `cipher.iv_length` octets.
     """
-    chain = encode_chain(message.payloads)
+    return seal_chain(message, encode_chain(message.payloads), cipher, iv)
+
+
+def seal_chain(message: Message, chain: bytes, cipher: SkCipher, iv: bytes) -> bytes:
+    """The same; `chain` are the message's payloads as octets."""
     body_length = cipher.sealed_length(len(chain))
     sk_length = GENERIC_HEADER_LENGTH + body_length
     sk_header = GENERIC_HEADER.pack(first_type(message.payloads), 0, sk_length)
@@ -164,8 +169,9 @@ def seal_message(message: Message, cipher: SkCipher, iv: bytes) -> bytes:
     return aad + cipher.seal(iv, aad, chain)
 
 
-def open_message(data: bytes, cipher: SkCipher) -> Message:
-    """A protected message with the payloads that stood in its SK payload.
+def open_message(data: bytes, cipher: SkCipher, header: Header | None = None) -> Message:
+    """A protected message with the payloads that stood in its SK payload. `header` is its own, where that is parsed
+    already.
 
     Payloads before the SK payload are covered by the ICV but are not secret, and no exchange defines any: they are
     passed over. What precedes the check of the ICV raises IntegrityError only, so that whatever else is raised is
@@ -176,7 +182,7 @@ def open_message(data: bytes, cipher: SkCipher) -> Message:
         InvalidSyntax, UnsupportedCriticalPayload: authentic, but wrong.
     """
     try:
-        header = parse_header(data)
+        header = header or parse_header(data)
         clear, sk_start = find_protected(header.next_payload, data, PayloadType.SK)
     except ProtocolError as error:
         raise IntegrityError(f"not a protected message: {error}") from error

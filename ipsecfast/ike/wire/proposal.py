@@ -335,7 +335,7 @@ def select(offered: Sequence[Proposal], configured: Sequence[Proposal], *, ignor
         for theirs in offered:
             chosen, missing = _match(theirs, ours)
             if missing is None:
-                return replace(theirs, transforms=chosen)
+                return _with(theirs, chosen)
     raise NoProposalChosen(mismatch_text(offered, configured)).about(mismatch(offered, configured))
 
 
@@ -356,7 +356,12 @@ def accept_answer(answer: Sequence[Proposal], offered: Sequence[Proposal], *, ig
 
 def without_ke(proposal: Proposal) -> Proposal:
     """The proposal for an exchange without key exchange (s1.2; s1.3.1 without PFS)."""
-    return replace(proposal, transforms=tuple(t for t in proposal.transforms if t.type not in _KEY_EXCHANGES))
+    return _with(proposal, tuple([t for t in proposal.transforms if t.type not in _KEY_EXCHANGES]))
+
+
+def _with(proposal: Proposal, transforms: tuple[Transform, ...]) -> Proposal:
+    """The proposal with these transforms; itself, if it has no others."""
+    return proposal if transforms == proposal.transforms else replace(proposal, transforms=transforms)
 
 
 def restricted(proposal: Proposal, model: Proposal) -> Proposal | None:
@@ -374,7 +379,7 @@ def without_additional(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
     for proposal in proposals:
         left = tuple(t for t in proposal.transforms if t.type not in ADDITIONAL_KES or t.id == KeGroup.NONE)
         if {t.type for t in left} == {t.type for t in proposal.transforms}:
-            reduced.append(replace(proposal, transforms=left))
+            reduced.append(_with(proposal, left))
     return tuple(reduced)
 
 

@@ -117,7 +117,8 @@ def choose_child(
 
 
 def _rank(offered: SelectorPair, configured: SelectorPair) -> int:
-    if set(configured.local) <= set(offered.local) and set(configured.remote) <= set(offered.remote):
+    pairs = ((configured.local, offered.local), (configured.remote, offered.remote))
+    if all(one in theirs for ours, theirs in pairs for one in ours):
         return 2
     first = SelectorPair(offered.local[:1], offered.remote[:1])
     return 1 if within(first, configured) else 0
