@@ -281,7 +281,7 @@ class ChildTable:
         unused = self._active.get(child.place) in (child, None)  # None: not even the first one was ACTIVE yet
         if unused and (heir := self._heir(child)):
             self.activate(heir)
-        if linger and self._active.get(child.place) is not child:
+        if linger and self._active.get(child.place) not in (child, None):
             timers.set(child, Timer.LINGER, now + linger)
         else:
             self.remove(child)

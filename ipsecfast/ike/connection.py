@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ipsecfast.configured import ChildConfig, ConnectionConfig
 from ipsecfast.identity import Identity
-from ipsecfast.ike import reauthentication
+from ipsecfast.ike import evidence, reauthentication
 from ipsecfast.ike.actions import InstallTrap, Notify, ReleaseHeld
 from ipsecfast.ike.child import ChildSa, OutboundState
 from ipsecfast.ike.claims import Claims
@@ -93,6 +93,8 @@ class Connection:
 
     def want(self, child: ChildConfig, now: float, packet: Acquire | None = None) -> None:
         """Negotiate a Child SA unless there is one or it is on its way: on the IKE SA that stands, or on a new one."""
+        if packet is not None and evidence.awaited(self.context, packet, now):
+            return
         sa = self.usable() or self.connecting()
         if sa is not None:
             if not sa.has_child(child) and not sa.negotiates(child):

@@ -47,7 +47,7 @@ class Settings:
     fragment_size: Mapping[int, int] = field(default_factory=lambda: {4: 1280, 6: 1280})
     keepalive: float = 20.0  # RFC 3948 s4: the default of NAT keepalives
     child_linger: float = 2.0  # how long the inbound half of a replaced Child SA takes packets that are under way
-    activate_delay: float = 0.1  # what the initiator may need to install a first Child SA before our packets come
+    activate_delay: float = 0.1  # what the initiator may need to install a new Child SA before our packets come
     follow_up_timeout: float = 60.0  # how long what a CREATE_CHILD_SA agreed on waits for the next key exchange
     ticket_lifetime: float = 4 * 3600.0  # how long a session may be resumed (RFC 5723)
     session_lifetime: float = 24 * 3600.0  # until the two ends have to prove again who they are

@@ -15,20 +15,25 @@ from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.wire.message import Message
 from ipsecfast.ike.wire.payloads import DeletePayload
+from ipsecfast.model import Acquire
 
 if TYPE_CHECKING:
     from ipsecfast.ike.child import ChildSa
+    from ipsecfast.ike.context import Context
     from ipsecfast.ike.sa import IkeSa
 
 
 def install_first(sa: IkeSa, child: ChildSa, now: float) -> None:
-    """A responder's new Child SA: our packets wait until the initiator sent one, or a moment for its installing.
-    They are held meanwhile, as the initiator could not read them before it has the response; where another Child SA
-    carries them (s2.8.3) there is no haste: we wait until the initiator has shown that it has it, or has given up.
+    """A responder's new Child SA: our packets are held until the initiator sent one, or has shown otherwise that it has
+    the response. Of IKE_AUTH we ask for that as soon as there is a packet (`awaited`); of CREATE_CHILD_SA nothing that
+    we ask would show it, so the initiator has a moment for its installing. Where another Child SA carries our packets
+    (s2.8.3) there is no haste: we wait until it has shown that it has the new one, or has given up.
     One of several (RFC 9611) waits for the initiator however long: there is one that all may use."""
     sa.install(child, activate=False)
     if sa.context.children.carrier(child) is not None:
         await_proof(sa, child, now)
+    elif child.nonces == sa.origin.nonces:
+        sa.unproved.append(child)
     elif not child.resource:
         sa.context.timers.set(child, Timer.ACTIVATE, now + sa.context.settings.activate_delay)
 
@@ -60,8 +65,19 @@ def response_came(sa: IkeSa, now: float) -> None:
 
 def _proved(sa: IkeSa, children: Iterable[ChildSa], now: float) -> None:
     for child in children:
-        sa.unproved.remove(child)
         sa.first_inbound(child, now)
+
+
+def awaited(context: Context, packet: Acquire, now: float) -> bool:
+    """The packet is for a Child SA that stands, if the peer has it: a question shows that."""
+    for child in context.children.of_reqid(packet.reqid):
+        unused = child.live and context.children.carrier(child) is None
+        if unused and child in child.ike.unproved and child.ike.usable:
+            if not any(config is child.config for config, _ in child.ike.unserved):
+                child.ike.unserved.append((child.config, packet))  # if it does not come to that
+            ask(child.ike, now)
+            return True
+    return False
 
 
 def ask(sa: IkeSa, now: float) -> None:

@@ -18,7 +18,7 @@ from ipsecfast.ike.exchange.base import Exchange
 from ipsecfast.ike.exchange.create_child_sa import CreateChild
 from ipsecfast.ike.exchange.informational import Liveness
 from ipsecfast.ike.states import Cause, IkeState
-from ipsecfast.ike.supersession import supersede, with_peer
+from ipsecfast.ike.supersession import RETIRE_PAUSE, supersede, with_peer
 from ipsecfast.ike.timers import Timer
 from ipsecfast.ike.wire.message import Message
 from ipsecfast.model import IKE_PORT, Path
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ipsecfast.ike.child import ChildSa
     from ipsecfast.ike.sa import IkeSa
 
-RETIRE_PAUSE = 1.0  # seconds
 LEFT_BEHIND = 3  # times `supersede_pause`: then what the peer has not made on the new one is ours to make
 RETRY_FAILED = 4  # times the pause after TEMPORARY_FAILURE
 
@@ -170,8 +169,9 @@ def carries(old: IkeSa) -> bool:
 
 
 def _carried(old: IkeSa, config: ChildConfig) -> bool:
+    """By a Child SA of it that is live, or by one whose successor the peer may not have yet."""
     carrier = old.context.children.carrier
-    return any(carrier(c) is c for c in old.children.values() if c.config is config and c.live)
+    return any(carrier(c) is c for c in old.children.values() if c.config is config)
 
 
 def expire_superseded(old: IkeSa, now: float) -> None:

@@ -408,10 +408,13 @@ class IkeSa(Channel):
 
     def first_inbound(self, child: ChildSa, now: float) -> None:
         """s2.8: the peer sends on the new SA, so it takes packets on it too."""
+        if child in self.unproved:
+            self.unproved.remove(child)
         if child.live and child.outbound_state is OutboundState.REGISTERED:
             self.context.timers.clear(child, Timer.ACTIVATE)
             if not reauthentication.has_moved(self, child):
                 self.context.children.activate(child)
+                self.unserved = [wanted for wanted in self.unserved if wanted[0] is not child.config]
         if child.twin is not None:
             self.delete_child(child.twin, Cause.DUPLICATE, now)
 

@@ -11,6 +11,7 @@ from ipsecfast.ike.timers import Timer
 if TYPE_CHECKING:
     from ipsecfast.ike.sa import IkeSa
 
+RETIRE_PAUSE = 1.0  # seconds between the move of the traffic and the DELETE
 MAX_SUPERSEDED = 4  # IKE SAs with one peer that wait for the peer's DELETE
 
 
@@ -21,12 +22,11 @@ def with_peer(sa: IkeSa) -> Iterator[IkeSa]:
 
 def give_way(loser: IkeSa, winner: IkeSa, now: float) -> None:
     """Of two between the same ends the other one stays (`origin`). Where both set the first one up at once, the end
-    that began the loser deletes it now; else the winner may not have all Child SAs yet."""
+    that began the loser deletes it as soon as the peer surely has the other one."""
+    supersede(loser, winner, now)
     first = loser.origin.before is None and not winner.origin.comes_after(loser.origin)
     if first and loser.origin.began:
-        loser.delete(Cause.DUPLICATE, now)
-    else:
-        supersede(loser, winner, now)
+        loser.context.timers.set(loser, Timer.EXPIRE, now + RETIRE_PAUSE)
 
 
 def supersede(old: IkeSa, new: IkeSa, now: float) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from simulation import Pair, child, connection, run_quiet
+from simulation import Link, Pair, StartAction, child, connection, run_quiet
 
 from ipsecfast.ike.actions import ActivateOutbound, InstallSa, RemoveSa, Transmit
 from ipsecfast.ike.child import ChildState, OutboundState
+from ipsecfast.ike.constants import ExchangeType
+from ipsecfast.ike.wire.message import Message
 
 NOTIFIES = "N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP), N(IKEV2_FRAGMENTATION_SUPPORTED)"
 
@@ -28,7 +30,7 @@ def test_initial_exchanges() -> None:
     assert (a.spi_in, a.spi_out) == (b.spi_out, b.spi_in)
     assert (a.inbound.key, a.outbound.key) == (b.outbound.key, b.inbound.key)
     assert a.inbound.key != a.outbound.key
-    assert a.outbound_state is b.outbound_state is OutboundState.ACTIVE
+    assert (a.outbound_state, b.outbound_state) == (OutboundState.ACTIVE, OutboundState.REGISTERED)
     assert not a.outbound.udp_encap
     assert a.outbound.path.remote_port == 0
     pair.check_converged(children=1)
@@ -36,7 +38,48 @@ def test_initial_exchanges() -> None:
 
 def test_responder_of_a_first_child_installs_before_it_answers_and_sends_after() -> None:
     pair = Pair().up()
-    assert kinds(pair.b.performed)[1:] == [InstallSa, Transmit, ActivateOutbound]
+    assert kinds(pair.b.performed)[1:] == [InstallSa, Transmit]
+    pair.a.dataplane.send(1)
+    pair.run(1.0)
+    assert kinds(pair.b.performed)[3:] == [ActivateOutbound]
+
+
+@pytest.mark.parametrize("trapped", [False, True])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_the_responder_has_packets_before_the_initiator_has_its_answer(lost: int, trapped: bool) -> None:
+    """s2.8: they are held until the initiator shows that it has the Child SA; it is asked when there is one."""
+    action = StartAction.TRAP if trapped else StartAction.NONE
+    ends = {x: connection(x, children=(child("net", x, start_action=action),)) for x in "ab"}
+    pair = Pair(ends["a"], ends["b"]).start()
+    left = [lost]
+
+    def drop(by: str, message: Message | None) -> bool:
+        lose = by == "b" and message.exchange == ExchangeType.IKE_AUTH and left[0] > 0
+        left[0] -= lose
+        return lose
+
+    pair.link = Link(drop=drop)
+    pair.a.initiate()
+    pair.run(0.07)
+    (child_of_b,) = pair.b.children
+    mark = pair.mark()
+    for _ in range(8):
+        pair.b.dataplane.send(child_of_b.reqid)
+        pair.run(1.0)
+    run_quiet(pair)
+    assert pair.exchange(mark)[0] == "<-- b INFORMATIONAL {}"
+    assert (pair.lost, pair.a.dataplane.received) == (0, 8)
+    pair.check_converged(children=1)
+
+
+def test_what_the_responder_holds_leaves_within_a_round_trip() -> None:
+    """The initiator has nothing to send: an answer from it lets the packets go."""
+    pair = Pair().up()
+    pair.b.dataplane.send(1)
+    pair.run(2.9 * pair.link.delay)
+    assert pair.a.dataplane.received == 0
+    pair.run(0.2 * pair.link.delay)
+    assert pair.a.dataplane.received == 1
 
 
 @pytest.mark.parametrize("pfs", [False, True])
@@ -48,9 +91,9 @@ def test_child_rekey(pfs: bool) -> None:
     )
     pair.up()
     old = pair.a.the_child()
-    mark, before = pair.mark(), len(pair.b.performed)
     pair.traffic(1.0)
     pair.run(0.2)
+    mark, before = pair.mark(), len(pair.b.performed)
     pair.a.rekey("net")
     run_quiet(pair)
     ke = "KE, " if pfs else ""

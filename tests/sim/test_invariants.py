@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from schedules import run_schedule
 
-from ipsecfast.ike import connection
+from ipsecfast.ike import connection, evidence
 from ipsecfast.ike.actions import Action, InstallSa
 from ipsecfast.ike.channel import Channel
 from ipsecfast.ike.child import ChildTable, InboundSpis
@@ -124,10 +124,16 @@ def deleted_without_a_word(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeleteChild, "request", request)
 
 
-@broken("twice", "outage")
+@broken("twice", "set-up-with-extensions")
 def two_of_each(patch: pytest.MonkeyPatch) -> None:
     """Both ends made a Child SA at once, and both stay."""
     patch.setattr(create_child_sa, "resolve_twins", lambda *_: None)
+
+
+@broken("packets met no SA", "first-packets")
+def sent_before_the_answer_has_come(patch: pytest.MonkeyPatch) -> None:
+    """s2.8: the responder of IKE_AUTH does not wait for the initiator."""
+    patch.setattr(evidence, "install_first", lambda sa, child, now: sa.install(child, activate=True))
 
 
 @broken("nobody deleted", "simultaneous-set-up")

@@ -11,7 +11,7 @@ from ipsecfast.ike.child import LANES, SLOT_BITS, ChildState
 from ipsecfast.ike.constants import NotifyType
 from ipsecfast.ike.extension.resources import SHARE, serves
 from ipsecfast.ike.states import Cause
-from ipsecfast.model import Acquire, StartAction
+from ipsecfast.model import Acquire, FirstInbound, StartAction
 
 REQID = 1
 
@@ -21,6 +21,13 @@ def pair_of(a: int, b: int, *, esp: tuple[str, ...] = ("aes128gcm16",), seed: in
     sides = ((me, connection(me, children=(child("net", me, esp=esp, per_cpu_sas=count, **options),)))
              for me, count in (("a", a), ("b", b)))  # fmt: skip
     return Pair(**dict(sides), seed=seed)
+
+
+def in_use(pair: Pair) -> None:
+    """The first Child SA, which has carried a packet of a."""
+    pair.up()
+    pair.b.event(FirstInbound(pair.b.the_child().spi_in))
+    pair.run(0.0)
 
 
 def resources(gateway: Gateway) -> list[int | None]:
@@ -131,7 +138,7 @@ def test_no_more_with_ts_max_queue() -> None:
 def test_both_ends_ask_at_once() -> None:
     """s4: each end counts what it has asked for when it chooses a worker for the other's."""
     pair = pair_of(2, 2)
-    pair.up()
+    in_use(pair)
     asks(pair.a, 0)
     asks(pair.b, 0)
     run_quiet(pair, 1.0)
@@ -142,7 +149,7 @@ def test_both_ends_ask_at_once() -> None:
 def test_each_is_rekeyed_by_itself() -> None:
     """s3: the successor is for the same resource, at both ends."""
     pair = pair_of(2, 2, esp=("aes128gcm16-x25519",))
-    pair.up()
+    in_use(pair)
     pair.traffic(1.0)
     run_quiet(pair, 2.0)
     before = {c.spi_in: c.resource for c in pair.a.children}
@@ -161,7 +168,7 @@ def test_each_is_rekeyed_by_itself() -> None:
 
 def test_many_rekeys_of_all_under_traffic_lose_nothing() -> None:
     pair = pair_of(2, 2)
-    pair.up()
+    in_use(pair)
     pair.traffic(20.0)
     run_quiet(pair, 1.0)
     for turn in range(12):
@@ -179,7 +186,7 @@ def test_many_rekeys_of_all_under_traffic_lose_nothing() -> None:
 def test_one_that_the_peer_closes_leaves_the_others_and_is_not_made_anew_at_once() -> None:
     """s6: else two gateways could go on for ever."""
     pair = pair_of(2, 2, close_action=StartAction.START)
-    pair.up()
+    in_use(pair)
     pair.traffic(0.5)
     run_quiet(pair, 1.0)
     victim = next(c for c in pair.b.children if c.resource == 1)

@@ -111,7 +111,7 @@ class ChildExchange(KeyedExchange):
 
     def take_back(self, sa: IkeSa, now: float) -> None:
         assert self.offer is not None
-        sa.start(DeleteOffered(self.offer.spi), now)
+        sa.start(DeleteOffered(self.offer.spi), now, first=True)
         self.offer = None
 
     def _shared_secret(self, proposal: Proposal, message: Message, now: float) -> Steps[tuple[bytes, float]]:

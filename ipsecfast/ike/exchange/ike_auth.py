@@ -109,7 +109,7 @@ class Authentication(Exchange):
             terms = self._offer.accept(sa, message)
         except NotifyError as error:
             if message.get(SaPayload) is not None:  # the peer has it installed: take it back
-                sa.start(DeleteOffered(self._offer.spi), now)
+                sa.start(DeleteOffered(self._offer.spi), now, first=True)
             else:
                 sa.context.children.spis.release(self._offer.spi)
             if error_code(error) == NotifyType.SINGLE_PAIR_REQUIRED and self.packet is not None:

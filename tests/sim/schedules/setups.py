@@ -39,6 +39,27 @@ def set_up(schedule: Schedule) -> Network:
 
 
 @family
+def first_packets(schedule: Schedule) -> Network:
+    """s2.8: hosts send as soon as their gateway has a Child SA for them. The responder has one before its answer comes
+    to the initiator, which may be late or lost; none of its packets is."""
+    pair = schedule.pair(child_start_action=schedule.rng.choice([StartAction.NONE, StartAction.TRAP]))
+    pair.link = schedule.bad_link()
+    pair.a.initiate("net0")
+    silent = schedule.chance(0.5)  # the initiator's hosts have nothing to say
+    gateways = (pair.b,) if silent else (pair.a, pair.b)
+    for _ in range(schedule.rng.randint(20, 60)):
+        for gateway in gateways:
+            for reqid in [r for r, table in gateway.dataplane.outbound.items() if table]:
+                gateway.dataplane.send(reqid)
+        pair.run(schedule.rng.choice([0.0, 0.01, 0.1, 1.0]))
+    schedule.rest(pair)
+    with pair.explained():
+        assert pair.lost == 0, f"{pair.lost} packets met no SA"
+        assert sum(g.dataplane.sent - g.dataplane.received for g in (pair.a, pair.b)) == 0
+    return at_rest(pair, children=1)
+
+
+@family
 def simultaneous_set_up(schedule: Schedule) -> Network:
     """Both begin within a round trip of each other, often of the same moment; one IKE SA and one of each child stay."""
     pair = schedule.pair(child_start_action=StartAction.TRAP)

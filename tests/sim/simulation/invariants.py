@@ -93,7 +93,7 @@ def check_gateway(gateway: Gateway) -> None:
         if child.reqid not in plane.active and child.live and not child.resource:
             # Packets are held, until the initiator has surely installed the first.
             siblings = context.children.of_reqid(child.reqid)
-            waits = any(context.timers.deadline(c, Timer.ACTIVATE) is not None for c in siblings)
+            waits = any(context.timers.deadline(c, Timer.ACTIVATE) is not None or c in c.ike.unproved for c in siblings)
             assert waits, f"{gateway.name}: {child} is up and its selectors have no SA"
     if any(plane.held.values()):
         _check_held(gateway)
@@ -246,7 +246,8 @@ def _check_plane(gateway: Gateway) -> None:
         assert half is not None, f"{gateway.name}: {child} has no other half at {peer.name}"
         assert half.key == child.outbound.key, f"{gateway.name}: keys of {child} differ"
     first = {c.reqid for c in children if not c.resource}
-    assert set(plane.active) == first, f"{gateway.name}: no outbound SA is active"
+    unused = {c.reqid for c in children if c in c.ike.unproved}  # nobody has sent a packet yet
+    assert set(plane.active) | unused == first | unused, f"{gateway.name}: no outbound SA is active"
     installed_out = {spi for table in plane.outbound.values() for spi in table}
     assert len(installed_out) <= len(installed), f"{gateway.name}: an outbound SA lingers"
 
