@@ -49,6 +49,7 @@ class Connection:
         self._tries = 0
         self._last_restart = float("-inf")
         self._not_before: dict[str, float] = {}
+        self._trapped: set[str] = set()  # children whose packets ask for an SA
         self.failures: dict[str, Failure] = {}  # the last one of each child, and of the IKE SA (""), until it is up
 
     # -- what there is ---------------------------------------------------------------------------------------------
@@ -107,8 +108,11 @@ class Connection:
             self._connect(now)
 
     def acquire(self, event: Acquire, child: ChildConfig, now: float) -> None:
-        """The data plane holds a packet. Right after a failure it is let go instead."""
-        if now < self._not_before.get(child.name, now):
+        """The data plane holds a packet. Right after a failure it is let go instead. So is one of a child that is not
+        made for its packets: it came between the end of an SA and that of its policies."""
+        asks = child.name in self._trapped or child.name in self.waiting
+        asks = asks or any(sa.has_child(child) or sa.negotiates(child) for sa in self.ike_sas())
+        if not asks or now < self._not_before.get(child.name, now):
             self.context.emit(ReleaseHeld(event.reqid))
             return
         self.want(child, now, event)
@@ -260,6 +264,7 @@ class Connection:
         self.waiting[child.name] = (child, None)
 
     def _trap(self, child: ChildConfig) -> None:
+        self._trapped.add(child.name)
         self.context.emit(InstallTrap(self.config.name, child.name, self.reqid(child.name, None)))
 
     # -- one IKE SA a peer (s2.4: INITIAL_CONTACT; swanctl's `unique`) ------------------------------------------------

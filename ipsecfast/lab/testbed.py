@@ -26,6 +26,7 @@ TRAFFIC = (sys.executable, "-m", "ipsecfast.lab.traffic")
 DRAIN_SECONDS = 0.5
 PATIENCE = 30.0  # seconds that what is sure to happen may take on a machine that is busy otherwise
 START_PATIENCE = 60.0  # ... until a gateway has started
+BUFFERED = 1_000_000  # bytes of a paced stream
 
 Value = TypeVar("Value")
 
@@ -344,6 +345,11 @@ class Stream:
         paced = [] if pace is None else ["--pace", str(pace)]
         self._sender = Figures(source.start([*TRAFFIC, "tcp-send", *where, *paced], stdout=subprocess.PIPE))
         self._sender.await_first("bytes", "the stream runs")
+
+    def goes_on(self) -> None:
+        """Waits until it has sent more than what may lie in the buffers of a connection that is dead."""
+        before = self._sender.last["bytes"]
+        wait_for("the stream goes on", lambda: self._sender.last["bytes"] >= before + BUFFERED)
 
     def finish(self) -> list[int]:
         """The bytes sent in each half second."""

@@ -67,7 +67,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """The report of a failed test shows what its gateways and its peer logged; that of a cell goes into the matrix.
 
-    IPSECFAST_MATRIX_PAGE names the file that the matrix is written to.
+    IPSECFAST_MATRIX_PART names the file that the results are saved in, for `matrix_page`.
     """
     report = yield
     if report.when == "call" and report.failed:
@@ -77,10 +77,10 @@ def pytest_runtest_makereport(
         if isinstance(peer, Peer):
             report.sections.append((peer.title, peer.log_text()))
     if isinstance(item, pytest.Function) and item.originalname == "test_cell":
-        matrix, page = item.config.stash[MATRIX], os.environ.get("IPSECFAST_MATRIX_PAGE")
+        matrix, part = item.config.stash[MATRIX], os.environ.get("IPSECFAST_MATRIX_PART")
         matrix.take(item, report)
-        if page and report.when == "teardown":
-            matrix.write(Path(page))
+        if part and report.when == "teardown":
+            matrix.save(Path(part))
     return report
 
 

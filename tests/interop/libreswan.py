@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from cryptography.x509 import load_pem_x509_certificate
 from linux_guest import GuestError, LinuxGuest
-from peer import PPK, PPK_ID, Credentials, Peer, Trial, psk
+from peer import PPK, PPK_ID, THEIRS, Credentials, Peer, Trial, psk
 
 from ipsecfast.lab.netns import A, B
 
@@ -33,6 +33,7 @@ conn net
     rightid=@a.test
     rightsubnet={remote_ts}
     type={mode}
+    encap-dscp=yes
     encapsulation={encapsulation}
 """
 AUTH = {
@@ -46,6 +47,10 @@ WORDS = {
     "aes256gcm16": "aes_gcm256", "prfsha256": "sha2_256", "prfsha384": "sha2_384", "prfsha512": "sha2_512",
     "sha256": "sha2_256", "sha384": "sha2_384", "sha512": "sha2_512",
 }  # fmt: skip
+NO_REPLACEMENT = (
+    "as responder, Libreswan 5.2 does not replace the addresses in what the initiator proposes that a NAT has changed "
+    "(RFC 7296 s2.23.1)"
+)
 LACKS = {
     "mlkem768": "Libreswan 5.2 has no additional key exchanges (RFC 9370)",
     "ed25519": "Libreswan 5.2 has no EdDSA authentication (RFC 8420)",
@@ -55,6 +60,12 @@ LACKS = {
         "as responder, Libreswan 5.2 checks AUTH as if there had been an IKE_INTERMEDIATE exchange, wherever both ends "
         "have announced it"
     ),
+    "carries_dscp": "Libreswan 5.2 does not copy it to the outside, although it is told to (encap-dscp=yes)",
+    "reauthenticates by theirs": "Libreswan 5.2 deletes the old IKE SA first, and makes no Child SA with the new one",
+    "behind_nat theirs transport by ours": NO_REPLACEMENT,
+    "rekeys_behind_nat theirs transport by ours": NO_REPLACEMENT,
+    "behind_nat ours transport by ours": NO_REPLACEMENT,
+    "rekeys_behind_nat ours transport by ours": NO_REPLACEMENT,
     "childless": "Libreswan 5.2 makes no IKE SA without a Child SA (RFC 6023)",
     "per-resource": "Libreswan 5.2 has no per-resource Child SAs (RFC 9611)",
     "x448": "Libreswan 5.2 has no Curve448",
@@ -94,9 +105,9 @@ class Libreswan(Peer):
         text = CONF.format(
             folder=self.inside(self.folder),
             local=B.outer[trial.at],
-            remote=A.outer[trial.at],
-            local_ts=",".join(trial.remote_networks()),
-            remote_ts=",".join(trial.selectors(A.networks)),
+            remote=trial.our_address,
+            local_ts=_without_ports(trial.remote_networks()),
+            remote_ts=_without_ports(trial.selectors(A.networks)),
             mode=trial.mode,
             encapsulation="yes" if trial.encap else "auto",
         )
@@ -112,6 +123,10 @@ class Libreswan(Peer):
             esp = [word for word in trial.esp.split("-") if word not in ("esn", "noesn")]
             text += f"    esp={_words('-'.join(esp[:1]))}\n    pfs={'yes' if len(esp) > 1 else 'no'}\n"
         text += f"    esn={'yes' if 'esn' in trial.esp.split('-') else 'no'}\n"
+        if trial.port:
+            text += f"    leftprotoport={trial.port}\n    rightprotoport={trial.port.partition('/')[0]}\n"
+        if trial.limit and trial.side == THEIRS:
+            text += f"    ipsec-max-{trial.limit[0]}={4 * trial.limit[1]}\n"  # it rekeys well before that
         if "ppk_id" in trial.connection:
             text += "    ppk=insist\n"
             secrets += f'@b.test @a.test : PPKS "{PPK_ID}" {PPK}\n'
@@ -188,6 +203,10 @@ class Libreswan(Peer):
 
     def _whack(self, *arguments: str) -> str:
         return self.run(f"{LIBEXEC}/whack", "--ctlsocket", CONTROL, *arguments, check=False)
+
+
+def _without_ports(selectors: list[str]) -> str:
+    return ",".join(selector.partition("[")[0] for selector in selectors)
 
 
 def _words(proposal: str) -> str:

@@ -1,15 +1,20 @@
-"""The page that a run of the matrix writes: rows are trials, columns peers; what needs more words is said below."""
+"""The page of the matrix: rows are trials, columns peers; what needs more words is said below.
+
+`ci/interop` runs the peers beside each other; each run saves its part, and this program makes the page of all:
+`matrix_page.py PAGE PART ...`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import sys
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from against_strongswan import OURS, THEIRS
-from peer import Trial
+from peer import OURS, THEIRS, Trial
 
 LACKS = "lacks: "  # begins the reason of a skipped cell: the peer has no such thing
 HEAD = """# Interoperability
@@ -56,6 +61,21 @@ class Matrix:
             said = dict(report.user_properties).get("only", "")
             self.results[key] = Result("passed", str(said))
 
+    def save(self, path: Path) -> None:
+        results = [[*key, result.state, result.reason] for key, result in self.results.items()]
+        path.write_text(json.dumps(asdict(self) | {"results": results}))
+
+    @classmethod
+    def of_parts(cls, paths: list[Path]) -> Matrix:
+        whole = cls()
+        for path in paths:
+            part = json.loads(path.read_text())
+            whole.titles |= part["titles"]
+            whole.system = part["system"] or whole.system
+            whole.rows |= part["rows"]
+            whole.results |= {(row, peer, side): Result(*result) for row, peer, side, *result in part["results"]}
+        return whole
+
     def write(self, path: Path) -> None:
         notes: dict[str, int] = {}
         peers = list(dict.fromkeys(peer for _, peer, _ in self.results))
@@ -79,3 +99,8 @@ class Matrix:
         if not result.reason:
             return STATES[result.state]
         return f"{STATES[result.state]} [{notes.setdefault(result.reason, len(notes) + 1)}]"
+
+
+if __name__ == "__main__":
+    page, *parts = map(Path, sys.argv[1:])
+    Matrix.of_parts(parts).write(page)

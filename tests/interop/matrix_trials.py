@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peer import DEFAULT, IKE, PPK_ID, Trial
+from peer import DEFAULT, IKE, OURS, PPK_ID, THEIRS, Trial
 
 from ipsecfast.pki import KeyType
 
@@ -42,6 +42,17 @@ TRIALS = (
     Trial(name="child-rekey", row="Child SA rekeyed", life="rekeys_child"),
     Trial(name="child-rekey-pfs", row="... with a key exchange", esp="aes128gcm16-x25519", life="rekeys_child"),
     Trial(name="ike-rekey", row="IKE SA rekeyed", life="rekeys_ike"),
+    *(
+        Trial(
+            name=f"{what}-limit",
+            row=f"Child SA rekeyed when it has carried its {what}",
+            limit=(what, number),
+            sided=True,
+            life="rekeys_by_limit",
+        )
+        for what, number in (("bytes", 2_000_000), ("packets", 2_000))
+    ),
+    Trial(name="reauthentication", row="IKE SA authenticated anew", life="reauthenticates"),
     Trial(name="hybrid", row="X25519 with ML-KEM-768", ike=HYBRID),
     Trial(
         name="hybrid-child-rekey",
@@ -70,6 +81,18 @@ TRIALS = (
     Trial(name="esn", row="extended sequence numbers", esp="aes128gcm16-esn"),
     Trial(name="transport", row="transport mode", mode="transport"),
     Trial(name="encap", row="ESP in UDP, asked for by us", encap=True, needs=("nat",)),
+    *(
+        Trial(
+            name=f"nat-{end}-{mode}{'-rekeyed' if rekeyed else ''}",
+            row=f"{mode} mode, {words} behind a NAT{', both SAs rekeyed' if rekeyed else ''}",
+            nat=end,
+            mode=mode,
+            needs=("nat",),
+            life="rekeys_behind_nat" if rekeyed else "behind_nat",
+        )
+        for end, words in ((OURS, "ipsecfast"), (THEIRS, "the peer"))
+        for mode, rekeyed in (("tunnel", True), ("transport", False), ("transport", True))
+    ),
     Trial(name="outer-v6", row="over IPv6", outer=6),
     Trial(name="inner-v6", row="IPv6 inside IPv4", inner=(6,)),
     Trial(
@@ -78,6 +101,14 @@ TRIALS = (
         inner=(4, 6),
         needs=("several selectors",),
     ),
+    Trial(
+        name="networks",
+        row="three networks at our end in one Child SA",
+        networks=3,
+        needs=("several selectors",),
+    ),
+    Trial(name="port", row="selectors with protocol and port", port="tcp/7001", life="only_that_port"),
+    Trial(name="dscp", row="DSCP of inner packets on the outer ones", life="carries_dscp"),
     Trial(
         name="ppk",
         row="post-quantum pre-shared key, both insist on it",
@@ -106,6 +137,13 @@ TRIALS = (
         gateway={"workers": 2},
         child={"per_cpu_sas": True},
         life="has_resources",
+    ),
+    Trial(
+        name="classes",
+        row="a Child SA for packets of one DSCP (RFC 9611)",
+        needs=("per-resource",),
+        child={"dscp_classes": [46]},
+        life="has_classes",
     ),
     Trial(
         name="resumption",

@@ -26,7 +26,7 @@ CONF = """
 set passive
 set decouple
 set {fragmentation}
-ikev2 "net" active esp {family} from {local_ts} to {remote_ts} local {local} peer {remote} \\
+ikev2 "net" active esp {family} {protocol} from {local_ts} to {remote_ts} local {local} peer {remote} \\
   {ike} childsa enc aes-128 auth hmac-sha2-256 group none noesn \\
   srcid b.test dstid a.test {auth}
 """
@@ -41,6 +41,11 @@ WORDS = {
 LACKS = {
     "rekeys_child": NO_ESP,
     "rekeys_ike": NO_ESP,
+    "rekeys_by_limit": NO_ESP,
+    "reauthenticates": NO_ESP,
+    "carries_dscp": NO_ESP,
+    "behind_nat": NO_ESP,
+    "rekeys_behind_nat": NO_ESP,
     "transport": NO_ESP,
     "survives_loss": NO_ESP,
     "several selectors": NO_ESP,
@@ -58,6 +63,13 @@ LACKS = {
     "ed25519": "OpenIKED 7.4 has no EdDSA authentication (RFC 8420)",
     "ed448": "OpenIKED 7.4 has no EdDSA authentication (RFC 8420)",
 }
+
+
+def _with_port(selector: str) -> str:
+    """`10.2.0.0/24[tcp/7001]` as `10.2.0.0/24 port 7001`."""
+    network, _, narrower = selector.rstrip("]").partition("[")
+    port = narrower.partition("/")[2]
+    return f"{network} port {port}" if port else network
 
 
 class OpenIked(Peer):
@@ -84,8 +96,9 @@ class OpenIked(Peer):
             fragmentation="fragmentation",
             local=B.outer[trial.at],
             remote=A.outer[trial.at],
-            local_ts=trial.remote_networks()[0],
-            remote_ts=trial.selectors(A.networks)[0],
+            protocol=f"proto {trial.port.partition('/')[0]}" if trial.port else "",
+            local_ts=_with_port(trial.remote_networks()[0]),
+            remote_ts=_with_port(trial.selectors(A.networks)[0]),
             ike=f"ikesa {words}" if trial.ike else "",
             auth=f'psk "{psk()}"' if credentials is None else "rfc7427",
         )

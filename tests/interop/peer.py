@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ PEERS = Path(__file__).parents[2] / ".peers"
 PPK_ID, PPK = "ppk-1", "0x" + "5a" * 32
 IKE, ESP = "aes128gcm16-prfsha256-x25519", "aes128gcm16"
 DEFAULT = ""  # proposals: what the program takes when nothing is configured
+OURS, THEIRS = "ours", "theirs"
+A_BEHIND_NAT, B_BEHIND_NAT = "192.0.2.9", "192.0.2.12"  # what the other end sees of a gateway behind a NAT
+NEVER = 1_000_000_000  # bytes or packets: a limit that nothing here reaches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,11 @@ class Trial:
     encap: bool = False
     loss: int = 0  # per cent of the packets, each way
     life: str = "lives"
+    nat: str = ""  # which end is behind a NAT
+    port: str = ""  # protocol and port, such as tcp/7001, that the peer's network is narrowed to; ours to the protocol
+    limit: tuple[str, int] | None = None  # of the Child SA at the end that begins: bytes or packets
+    sided: bool = False  # the configuration depends on who begins, which `side` is then
+    side: str = ""
     needs: tuple[str, ...] = ()  # features beyond the words of the proposals
     connection: Mapping[str, Any] = field(default_factory=dict)  # keys of our connection
     child: Mapping[str, Any] = field(default_factory=dict)
@@ -54,6 +62,8 @@ class Trial:
 
     def features(self) -> Iterator[str]:
         """What a peer must have, the most particular first."""
+        if self.nat:
+            yield f"{self.life} {self.nat} {self.mode}"
         yield from self.needs
         for protocol, words in (("ike", self.ike), ("esp", self.esp)):
             for word in words.split("-"):
@@ -67,32 +77,60 @@ class Trial:
         yield self.mode
         yield self.life
 
+    def begun_by(self, side: str) -> Trial:
+        return replace(self, side=side) if self.sided else self
+
     @property
     def at(self) -> int:
         return 0 if self.outer == 4 else 1
+
+    @property
+    def in_udp(self) -> bool:
+        return self.encap or bool(self.nat)
+
+    @property
+    def our_address(self) -> str:
+        """As the peer sees it."""
+        return A_BEHIND_NAT if self.nat == OURS else A.outer[self.at]
+
+    @property
+    def their_address(self) -> str:
+        """As we see it."""
+        return B_BEHIND_NAT if self.nat == THEIRS else B.outer[self.at]
+
+    def limits(self, side: str) -> dict[str, int]:
+        """The keys of the child at that end."""
+        if self.limit is None or self.side != side:
+            return {}
+        what, number = self.limit
+        return {f"rekey_{what}": number, f"life_{what}": NEVER, f"rand_{what}": 0}
 
     def selectors(self, networks: tuple[str, str]) -> list[str]:
         """The traffic selectors of one end: its networks, and narrow ones that only lengthen the list."""
         if self.mode == "transport":
             return ["dynamic"]
         own = [networks[0 if version == 4 else 1] for version in self.inner]
+        if self.port:
+            own = [f"{network}[{self.port.partition('/')[0]}]" for network in own]
         more = {4: "198.18.{}.0/24", 6: "2001:db8:{:x}::/64"}[self.inner[-1]]
         return own + [more.format(number) for number in range(1, self.networks)]
 
     def addresses(self) -> list[str]:
         """What must answer at the far end."""
-        ends, versions = (B.outer, (self.outer,)) if self.mode == "transport" else (B.host, self.inner)
-        return [ends[0 if version == 4 else 1] for version in versions]
+        if self.mode == "transport":
+            return [self.their_address]
+        return [B.host[0 if version == 4 else 1] for version in self.inner]
 
     def our_config(self, credentials: Credentials | None) -> dict[str, Any]:
         connection = {"encap": self.encap, **self.connection}
         if self.ike:
             connection["proposals"] = [self.ike]
-        child: dict[str, Any] = {"mode": self.mode, **self.child}
+        child: dict[str, Any] = {"mode": self.mode, **self.child, **self.limits(OURS)}
         if self.esp:
             child["esp_proposals"] = [self.esp]
         child["local_ts"] = self.selectors(A.networks)
         child["remote_ts"] = ["dynamic"] if self.mode == "transport" else self.remote_networks()
+        connection["remote_addrs"] = [self.their_address]
         config = tunnel_config(A, B, outer=self.outer, connection=connection, child=child)
         config["gateway"] = dict(self.gateway)
         if "ppk_id" in self.connection:
@@ -105,7 +143,8 @@ class Trial:
         return config
 
     def remote_networks(self) -> list[str]:
-        return [B.networks[0 if version == 4 else 1] for version in self.inner]
+        port = f"[{self.port}]" if self.port else ""
+        return [B.networks[0 if version == 4 else 1] + port for version in self.inner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +224,10 @@ class Peer(ABC):
     @abstractmethod
     def rekey(self, what: str) -> None:
         """`what`: child or ike."""
+
+    def reauthenticate(self) -> None:
+        """Makes a new IKE SA beside the old one."""
+        raise NotImplementedError
 
     def suspend(self) -> None:
         """Drops its IKE SA without a word and keeps the ticket (RFC 5723)."""

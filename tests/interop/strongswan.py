@@ -89,6 +89,7 @@ connections {{
         rekey_time = 1h
         replay_window = {replay_window}
         {per_cpu}
+        {more_child}
       }}
     }}
   }}
@@ -166,6 +167,7 @@ class Connection:
     cacert: str = ""  # file: the authority of the peer
     key: str = ""  # file
     more: str = ""  # lines of the connection
+    more_child: str = ""
     more_local: str = ""  # of its end, of ours
     more_remote: str = ""
     crl: str = ""  # file: a CRL of an authority

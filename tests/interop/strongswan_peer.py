@@ -9,7 +9,7 @@ from pathlib import Path
 
 import strongswan
 from linux_guest import LinuxGuest
-from peer import PPK, PPK_ID, Credentials, Peer, Trial, psk
+from peer import PPK, PPK_ID, THEIRS, Credentials, Peer, Trial, psk
 from strongswan import Connection, Release
 
 from ipsecfast.lab.netns import A, B
@@ -53,16 +53,17 @@ class StrongSwanPeer(Peer):
         self.daemon.load(
             Connection(
                 local=B.outer[trial.at],
-                remote=A.outer[trial.at],
-                local_ts=",".join(["dynamic"] if trial.mode == "transport" else trial.remote_networks()),
-                remote_ts=",".join(trial.selectors(A.networks)),
+                remote=trial.our_address,
+                local_ts=_selectors(["dynamic"] if trial.mode == "transport" else trial.remote_networks()),
+                remote_ts=_selectors(trial.selectors(A.networks)),
                 proposals=trial.ike or "default",
                 esp_proposals=trial.esp or "default",
                 mode=trial.mode,
                 encap="yes" if trial.encap else "no",
                 secret=psk(),
-                per_cpu_sas="yes" if "per_cpu_sas" in trial.child else "",
+                per_cpu_sas="yes" if "per-resource" in trial.needs else "",
                 more=_more(trial),
+                more_child="\n".join(f"{key} = {value}" for key, value in trial.limits(THEIRS).items()),
                 more_secrets=f"ppk-1 {{\n id = {PPK_ID}\n secret = {PPK}\n}}" if "ppk_id" in trial.connection else "",
                 **certificates,
             )
@@ -73,6 +74,9 @@ class StrongSwanPeer(Peer):
 
     def rekey(self, what: str) -> None:
         self.daemon.rekey(what)
+
+    def reauthenticate(self) -> None:
+        self.daemon.swanctl("--rekey", "--ike", "net", "--reauth")
 
     def terminate(self, what: str) -> None:
         self.daemon.terminate(what)
@@ -85,6 +89,11 @@ class StrongSwanPeer(Peer):
 
     def stop(self) -> None:
         self.daemon.close()
+
+
+def _selectors(selectors: list[str]) -> str:
+    """With numbers of protocols: there is no /etc/protocols in the root of release 6."""
+    return ",".join(selectors).replace("[tcp", "[6")
 
 
 def _more(trial: Trial) -> str:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import strongswan
-from against_strongswan import GENTLE, OURS, THEIRS, Tunnel
+from against_strongswan import GENTLE, Tunnel
 from conftest import GATEWAYS, MATRIX
 from libreswan import Libreswan
 from linux_guest import LinuxGuest
 from matrix_page import LACKS
 from matrix_trials import TRIALS
 from openiked import NO_ESP, OpenIked
-from peer import Credentials, Peer, Trial, fetched
+from peer import A_BEHIND_NAT, B_BEHIND_NAT, OURS, THEIRS, Credentials, Peer, Trial, fetched
 from strongswan_peer import StrongSwanPeer
 from test_gateway_workers import own_sas
+from test_nat import forget_flows
 
-from ipsecfast.lab.netns import Namespace, Site
+from ipsecfast.lab.netns import A, B, Namespace, Site
 from ipsecfast.lab.testbed import GatewayProcess, SteadyPing, Stream, TestbedError, wait_for
 from ipsecfast.lab.traffic import ping
 from ipsecfast.pki import KeyType
@@ -107,6 +108,87 @@ class Cell:
         self.tunnel.answers(*self.trial.addresses())
         self._down(self.side)
 
+    def rekeys_by_limit(self) -> None:
+        """Whoever begins has a limit in bytes or packets, and rekeys each time that it is used up."""
+        self.tunnel.up(self.other)
+        address = self.trial.addresses()[0]
+        pings = SteadyPing(self.tunnel.host, address)
+        stream = Stream(self.tunnel.host, None, address, pace=GENTLE)
+        words = "by which the peer replaced" if self.side == THEIRS else "by which we replaced"
+        wait_for("three rekeys", lambda: self.tunnel.ours.log_text().count(words) >= 3)
+        stream.goes_on()
+        stream.finish()
+        assert pings.finish() == 0
+        self.tunnel.agree()
+        self._down(self.other)
+
+    def reauthenticates(self) -> None:
+        """Twice, make before break: both prove anew who they are, on a new IKE SA with a new Child SA."""
+        self.tunnel.up(self.other)
+        pings = SteadyPing(self.tunnel.host, self.trial.addresses()[0])
+        for _ in range(2):
+            before = self.tunnel.ours.expect_child()
+            if self.side == OURS:
+                self.tunnel.ours.command("reauthenticate", "net")
+            else:
+                self.peer.reauthenticate()
+            wait_for("a new IKE SA", lambda before=before: self.tunnel.ours.expect_child().ike_spi != before.ike_spi)
+            self.tunnel.agree()
+            assert self.tunnel.ours.expect_child().spi_in != before.spi_in
+        # As responder a peer sends on the new Child SA at once: that may overtake its IKE_AUTH response (s2.8).
+        assert pings.finish() <= (2 if self.side == OURS else 0)
+        self._down(self.other)
+
+    def carries_dscp(self) -> None:
+        """Of inner packets on the outer ones (RFC 4301 s5.1.2.1), on the way there and on the way back."""
+        self.tunnel.up(self.side)
+        with watching(self.tunnel.ours.place, "ip dscp ef meta l4proto esp") as seen:
+            self.tunnel.host.check_output(["ping", "-c", "3", "-Q", "0xb8", self.trial.addresses()[0]])
+            assert seen() == {"input": 3, "output": 3}
+            self.tunnel.answers(*self.trial.addresses())
+            assert seen() == {"input": 3, "output": 3}
+        self._down(self.side)
+
+    def has_classes(self) -> None:
+        """Packets with the DSCP of a class get a Child SA of their own."""
+        self.tunnel.up(self.side)
+        address = self.trial.addresses()[0]
+        mark = ["ping", "-c", "3", "-Q", "0xb8", address]
+        self.tunnel.host.check_output(mark)
+        wait_for("a Child SA for the class", lambda: set(own_sas(self.tunnel.ours)) == {0, 1})
+        before = own_sas(self.tunnel.ours)
+        self.tunnel.host.check_output(mark)
+        self.tunnel.answers(address)
+        after = own_sas(self.tunnel.ours)
+        carried = [after[number]["out"]["packets"] - before[number]["out"]["packets"] for number in (0, 1)]
+        assert carried == [3, 3]
+        self.tunnel.down(THEIRS)
+
+    def only_that_port(self) -> None:
+        self.tunnel.up(self.side)
+        address = self.trial.addresses()[0]
+        stream = Stream(self.tunnel.host, None, address, pace=GENTLE)
+        assert self.tunnel.host.run(ping, address, 2, 0.05, 0.5) == [None, None]
+        stream.goes_on()
+        stream.finish()
+        self._down(self.side)
+
+    def behind_nat(self, *rekeyed: str) -> None:
+        """One end has another address outside, and ports that it does not know of if it begins."""
+        with translated(self.tunnel.ours.place, self.trial.nat):
+            self.tunnel.up(self.side)
+            self._shows()
+            stream = Stream(self.tunnel.host, None, self.trial.addresses()[0], pace=GENTLE)
+            for what in rekeyed:
+                self.tunnel.rekey(what, self.side)
+            stream.goes_on()
+            stream.finish()
+            self.tunnel.answers(*self.trial.addresses())
+            self._down(self.side)
+
+    def rekeys_behind_nat(self) -> None:
+        self.behind_nat("child", "ike", "child")
+
     def has_resources(self) -> None:
         """Beside the Child SA for all each of our two workers gets its own, once it has packets."""
         self.tunnel.up(self.side)
@@ -114,8 +196,9 @@ class Cell:
         wait_for("a Child SA for each worker", lambda: set(own_sas(self.tunnel.ours)) == {0, 1, 2}, every=0.2)
         theirs = {child["spi_out"] for child in own_sas(self.tunnel.ours).values()}
         wait_for("the peer has them too", lambda: self.peer.child_spis() == theirs, every=0.2)
-        time.sleep(1.0)
-        assert all(sum(stream.finish()[-3:]) > 0 for stream in streams)
+        for stream in streams:
+            stream.goes_on()
+            stream.finish()
         self.tunnel.down(THEIRS)
 
     def has_tickets(self) -> None:
@@ -135,7 +218,7 @@ class Cell:
     def _shows(self) -> None:
         """What was configured is what was negotiated."""
         child = self.tunnel.ours.expect_child()
-        assert child.udp_encap == self.trial.encap
+        assert child.udp_encap == self.trial.in_udp
         assert child.esn == ("esn" in self.trial.esp.split("-")) or not self.trial.esp
         if self.trial.ike:
             assert set(self.trial.ike.split("-")) <= set(child.ike_algorithms.split("-"))
@@ -148,9 +231,8 @@ class Cell:
         stream = Stream(self.tunnel.host, None, address, pace=GENTLE)
         for each in (what, what, "child"):
             self.tunnel.rekey(each, self.side)
-        time.sleep(0.5)
-        intervals = stream.finish()
-        assert min(intervals) > 0, intervals
+        stream.goes_on()
+        stream.finish()
         assert pings.finish() == 0
         if "mlkem" in self.trial.ike:
             (ike_sa,) = self.tunnel.ours.status()["connections"][0]["ike_sas"]
@@ -178,6 +260,54 @@ def lossy(place: Namespace, percent: int) -> Iterator[None]:
         assert "packets 0 " not in listed, listed
     finally:
         place.check_output(["nft", "delete table inet loss"])
+
+
+@contextmanager
+def watching(place: Namespace, what: str) -> Iterator[Callable[[], dict[str, int]]]:
+    """How many of such packets came and went between the gateways."""
+    rules = "".join(
+        f"add chain inet seen {hook} {{ type filter hook {hook} priority 0; }}; "
+        f'add rule inet seen {hook} {word} "outer" {what} counter; '
+        for hook, word in (("input", "iifname"), ("output", "oifname"))
+    )
+    place.check_output(["nft", f"add table inet seen; {rules}"])
+
+    def seen() -> dict[str, int]:
+        listed = place.check_output(["nft", "list", "table", "inet", "seen"])
+        return {hook: int(number) for hook, number in re.findall(r"hook (\w+) .*\n.*packets (\d+)", listed)}
+
+    try:
+        yield seen
+    finally:
+        place.check_output(["nft", "delete table inet seen"])
+
+
+@contextmanager
+def translated(place: Namespace, end: str) -> Iterator[None]:
+    """The NAT is in our own namespace, outside of the gateway: what begins there gets other ports, what begins outside
+    is led to the end behind it."""
+    if end == OURS:
+        here, there = A.outer[0], A_BEHIND_NAT
+        place.add_address("outer", f"{there}/24")
+        first = ("postrouting", "srcnat", f'oifname "outer" ip saddr {here} udp', f"snat to {there}:10000-19999")
+        second = ("prerouting", "dstnat", f'iifname "outer" ip daddr {there} udp', f"dnat to {here}")
+    else:
+        here, there = B.outer[0], B_BEHIND_NAT
+        first = ("input", "100", f'iifname "outer" ip saddr {here} udp', f"snat to {there}:10000-19999")
+        second = ("output", "-100", f'oifname "outer" ip daddr {there} udp', f"dnat to {here}")
+    rules = "".join(
+        f"add chain ip around {hook} {{ type nat hook {hook} priority {priority}; }}; "
+        f"add rule ip around {hook} {match.replace(' udp', '')} meta l4proto udp {verdict}; "
+        for hook, priority, match, verdict in (first, second)
+    )
+    place.check_output(["nft", f"add table ip around; {rules}"])
+    try:
+        yield
+    finally:
+        place.check_output(["nft", "delete table ip around"])
+        place.run(forget_flows)
+        if end == OURS:
+            place.check_output(["ip", "address", "del", f"{there}/24", "dev", "outer"])
 
 
 def as_far_as_ike_auth(ours: GatewayProcess, peer: Peer, side: str) -> None:
@@ -246,6 +376,7 @@ def test_cell(request: pytest.FixtureRequest, site_a: Site, peer: Peer, ends: En
     reason = peer.lacks(trial, side)
     if reason is not None:
         pytest.skip(f"{LACKS}{reason}")
+    trial = trial.begun_by(side)
     try:
         ours = ends.ready(peer, trial)
         request.node.stash[GATEWAYS] = [ours]

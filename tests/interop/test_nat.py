@@ -29,10 +29,10 @@ class Nat(Namespace):
         """Every flow gets a new mapping, as after a restart of the router."""
         rule = f'add rule ip nat out oifname "outside" meta l4proto udp snat to {source}'
         self.check_output(["nft", f"flush table ip nat; {rule}"])
-        self.run(_forget_flows)
+        self.run(forget_flows)
 
 
-def _forget_flows() -> None:
+def forget_flows() -> None:
     with NFCTSocket() as conntrack:
         conntrack.flush()
 

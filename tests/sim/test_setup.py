@@ -22,7 +22,7 @@ from simulation import (
 
 from ipsecfast.configured import AuthConfig, PresharedKey
 from ipsecfast.identity import Identity
-from ipsecfast.ike.actions import Transmit
+from ipsecfast.ike.actions import ReleaseHeld, Transmit
 from ipsecfast.ike.channel import NAT_KEEPALIVE
 from ipsecfast.ike.child import ChildSa
 from ipsecfast.ike.connection import Connection
@@ -32,7 +32,7 @@ from ipsecfast.ike.exchange import child_exchange, ike_auth
 from ipsecfast.ike.exchange.child_offer import ChildOffer, ChildRequest, ChildTerms, agree
 from ipsecfast.ike.sa import IkeSa
 from ipsecfast.ike.wire.message import ZERO_SPI, Message, encode_message
-from ipsecfast.ike.wire.payloads import NotifyPayload, TsPayload
+from ipsecfast.ike.wire.payloads import NotifyPayload, Payload, TsPayload
 from ipsecfast.model import Acquire, Mode, Path, TrafficSelector, UnknownSpi
 
 
@@ -381,7 +381,7 @@ def test_later_fragments_of_port_specific_sas_are_not_agreed_to(monkeypatch: pyt
 
 
 def test_transport_mode_behind_a_nat() -> None:
-    """s2.23.1: each end has the addresses that it sees itself; those in the messages are the initiator's."""
+    """s2.23.1: each end has the addresses that it sees itself; those in our messages are the initiator's."""
     options = {"local_ts": (None,), "remote_ts": (None,), "mode": Mode.TRANSPORT}
     pair = Pair(
         connection("a", children=(child("net", "a", **options),)),
@@ -395,11 +395,47 @@ def test_transport_mode_behind_a_nat() -> None:
     pair.check_converged(children=1)
 
 
+def test_transport_mode_with_a_responder_that_answers_in_its_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s2.23.1: as strongSwan does; the initiator replaces them before it looks whether they are narrower."""
+    answer = ike_auth.answer_payloads
+
+    def own_addresses(request: ChildRequest, terms: ChildTerms, *between: Payload) -> tuple[Payload, ...]:
+        return answer(replace(request, as_sent=request.selectors), terms, *between)
+
+    for module in (ike_auth, child_exchange):
+        monkeypatch.setattr(module, "answer_payloads", own_addresses)
+    options = {"local_ts": (None,), "remote_ts": (None,), "mode": Mode.TRANSPORT}
+    pair = Pair(
+        connection("a", children=(child("net", "a", **options),)),
+        connection("b", children=(child("net", "b", **options),), remote_addrs=()),
+        nat=Nat(),
+    ).up()
+    for by in (pair.a, pair.b):
+        by.rekey("net")
+        run_quiet(pair)
+        assert str(pair.a.the_child().selectors) == "192.0.2.1/32 === 192.0.2.2/32"
+        assert str(pair.b.the_child().selectors) == f"192.0.2.2/32 === {NAT_ADDRESS}/32"
+        pair.check_converged(children=1)
+
+
 def test_mode_mismatch_is_refused_with_a_reason() -> None:
     options = {"local_ts": (None,), "remote_ts": (None,)}
     a = child("net", "a", mode=Mode.TRANSPORT, **options)
     pair = Pair(connection("a", children=(a,)), connection("b", children=(child("net", "b", **options),))).up()
     assert "transport mode" in logged(pair, "b", "child-refused")
+    pair.check_converged(children=0)
+
+
+def test_a_packet_on_the_heels_of_a_delete_asks_for_nothing() -> None:
+    """It met the policies of a Child SA that was gone already; nobody wants that connection for its packets."""
+    pair = Pair().up()
+    reqid = pair.a.the_child().reqid
+    pair.b.terminate()
+    pair.run(5.0)
+    host = TrafficSelector(ip_address("10.1.0.2"), ip_address("10.1.0.2"))
+    pair.a.endpoint.handle_data_plane(Acquire(reqid, host, host), pair.now)
+    assert ReleaseHeld(reqid) in pair.a.endpoint.actions()
+    pair.run(5.0)
     pair.check_converged(children=0)
 
 

@@ -144,6 +144,8 @@ class ChildOffer:
         local = require(message, TsPayload, PayloadType.TSi).selectors
         remote = require(message, TsPayload, PayloadType.TSr).selectors
         selectors = SelectorPair(local, remote)
+        if transport:
+            selectors = as_seen_here(sa, selectors)
         if not within(selectors, self.selectors):
             raise TsUnacceptable(f"the peer answered with selectors {selectors} that are not in our {self.selectors}")
         resource = self.resource if self.succeeds else accepted_resource(self.resource, message)
@@ -180,15 +182,21 @@ class ChildRequest:
             require(message, TsPayload, PayloadType.TSi).selectors,
         )
         transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
-        selectors = as_sent
-        if transport and sa.remote_nat:
-            selectors = SelectorPair(selectors.local, with_address(selectors.remote, sa.path.remote))
-        if transport and sa.local_nat:
-            selectors = SelectorPair(with_address(selectors.local, sa.path.local), selectors.remote)
+        selectors = as_seen_here(sa, as_sent) if transport else as_sent
         mode = Mode.TRANSPORT if transport else Mode.TUNNEL
         resource_info = message.notify(NotifyType.SA_RESOURCE_INFO) is not None
         proposals = require(message, SaPayload).proposals
         return cls(proposals, mode, selectors, as_sent, resource_info, refuses_tfc(message))
+
+
+def as_seen_here(sa: IkeSa, selectors: SelectorPair) -> SelectorPair:
+    """s2.23.1, for transport mode: the other end may send the addresses that it sees; those that a NAT changes are
+    replaced, in a request and in a response, before anything is done with them."""
+    local, remote = selectors.local, selectors.remote
+    return SelectorPair(
+        with_address(local, sa.path.local) if sa.local_nat else local,
+        with_address(remote, sa.path.remote) if sa.remote_nat else remote,
+    )
 
 
 def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = None) -> ChildTerms:
@@ -262,8 +270,9 @@ def _configured_text(sa: IkeSa, children: Sequence[ChildConfig]) -> str:
 
 
 def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload) -> tuple[Payload, ...]:
-    """[N(USE_TRANSPORT_MODE)], [N(SA_RESOURCE_INFO)], SA, `between`, TSi, TSr: the choice in the peer's own addresses
-    (s2.23.1)."""
+    """[N(USE_TRANSPORT_MODE)], [N(SA_RESOURCE_INFO)], SA, `between`, TSi, TSr: the choice in the initiator's own
+    addresses. One that replaces what comes (s2.23.1) gets the same from these; Libreswan, which does not, takes no
+    others."""
     proposal = replace(terms.proposal, spi=terms.spi_in.to_bytes(ESP_SPI_LENGTH, "big"))
     remote, local = terms.selectors.remote, terms.selectors.local
     if request.selectors != request.as_sent:
