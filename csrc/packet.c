@@ -2,11 +2,16 @@
 
 #include <stdlib.h>
 
-/* One worker writes it for every packet: on a line of its own. */
+/*
+ * A stack of what is free, beside the buffers and not in them: a buffer that has waited long is in no cache, and taking it would wait
+ * for its first line. So take touches no buffer; a free one has one user, as it will have when it is taken.
+ * One worker writes it for every packet: on lines of its own.
+ */
 struct ipsf_pool {
-	struct ipsf_buffer *free __attribute__((aligned(IPSF_CACHE_LINE)));
-	uint32_t available, count, buffer_size;
+	uint32_t available __attribute__((aligned(IPSF_CACHE_LINE)));
+	uint32_t count, buffer_size;
 	uint8_t *memory; /* its own; NULL: the caller's */
+	struct ipsf_buffer *free[]; /* of count */
 };
 
 static size_t stride_of(uint32_t buffer_size)
@@ -26,21 +31,21 @@ static void fill(struct ipsf_pool *pool, uint8_t *memory)
 	for (uint32_t i = pool->count; i-- > 0;) {
 		struct ipsf_buffer *buffer = (struct ipsf_buffer *)(memory + stride_of(pool->buffer_size) * i);
 
-		buffer->users = 0;
+		buffer->users = 1;
 		buffer->size = pool->buffer_size;
 		buffer->pool = pool;
-		buffer->next = pool->free;
-		pool->free = buffer;
+		pool->free[pool->available++] = buffer;
 	}
 }
 
 int ipsf_pool_over(void *memory, uint32_t count, uint32_t buffer_size, struct ipsf_pool **out)
 {
-	struct ipsf_pool *pool = aligned_alloc(IPSF_CACHE_LINE, sizeof *pool);
+	const size_t size = sizeof(struct ipsf_pool) + count * sizeof(struct ipsf_buffer *);
+	struct ipsf_pool *pool = aligned_alloc(IPSF_CACHE_LINE, (size + IPSF_CACHE_LINE - 1) & ~(size_t)(IPSF_CACHE_LINE - 1));
 
 	if (!pool)
 		return IPSF_ENOMEM;
-	*pool = (struct ipsf_pool){.count = count, .available = count, .buffer_size = buffer_size};
+	*pool = (struct ipsf_pool){.count = count, .buffer_size = buffer_size};
 	fill(pool, memory);
 	*out = pool;
 	return IPSF_OK;
@@ -78,25 +83,18 @@ uint32_t ipsf_pool_available(const struct ipsf_pool *pool)
 
 struct ipsf_buffer *ipsf_pool_take(struct ipsf_pool *pool)
 {
-	struct ipsf_buffer *buffer = pool->free;
-
-	if (!buffer)
-		return NULL;
-	pool->free = buffer->next;
-	pool->available--;
-	buffer->users = 1;
-	return buffer;
+	return pool->available ? pool->free[--pool->available] : NULL;
 }
 
 void ipsf_buffer_release(struct ipsf_buffer *buffer)
 {
 	struct ipsf_pool *pool = buffer->pool;
 
-	if (--buffer->users)
+	if (buffer->users > 1) {
+		buffer->users--;
 		return;
-	buffer->next = pool->free;
-	pool->free = buffer;
-	pool->available++;
+	}
+	pool->free[pool->available++] = buffer;
 }
 
 void ipsf_batch_init(struct ipsf_batch *batch, struct ipsf_pool *pool)

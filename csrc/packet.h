@@ -18,7 +18,6 @@
 struct ipsf_pool;
 
 struct ipsf_buffer {
-	struct ipsf_buffer *next; /* free list */
 	struct ipsf_pool *pool;   /* where it goes back to: the worker's, or that of a port whose device reads and writes it */
 	uint32_t users;
 	uint32_t size;            /* bytes */

@@ -26,6 +26,7 @@
 
 #define QUEUES_MAX 64
 #define QUIET_ROUNDS 256 /* empty receives between two looks at what the kernel has to say */
+#define AHEAD 8          /* frames: what a look into memory takes, in work on others */
 #define KICKS 16         /* tries to make the kernel take what stands in the transmit ring, a send() */
 
 /* What the ports of one interface share: the program on it and its map of sockets. */
@@ -139,6 +140,17 @@ static void take_frame(struct ipsf_port_xdp *x, const struct xdp_desc *desc, str
 	batch->n--;
 }
 
+/* What the kernel, on another core, has written is in no cache of ours, nor is a buffer's head, which nobody has touched for a round of
+ * the rings. */
+static void fetch_ahead(const struct ipsf_port_xdp *x, const struct ipsf_xdp_ring *ring, uint32_t ahead)
+{
+	const struct xdp_desc *desc = &ring->entry.desc[(ring->mine + ahead) & (ring->size - 1)];
+	const uint8_t *frame = x->socket.memory->area + desc->addr;
+	__builtin_prefetch(ipsf_xdp_buffer(x->socket.memory, desc->addr), 1);
+	__builtin_prefetch(frame, 1);
+	__builtin_prefetch(frame + IPSF_CACHE_LINE, 1);
+}
+
 static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_xdp *x = (struct ipsf_port_xdp *)port;
@@ -146,7 +158,11 @@ static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t d
 	const uint32_t ready = ipsf_xdp_ready(ring, UINT32_MAX), n = ready < IPSF_BATCH_MAX ? ready : IPSF_BATCH_MAX;
 	if (worth_asking(x, ready) && ask_kernel(x, drops) != IPSF_OK)
 		return IPSF_ESYS;
+	for (uint32_t i = 0; i < AHEAD && i < n; i++)
+		fetch_ahead(x, ring, i);
 	for (uint32_t i = 0; i < n; i++) {
+		if (i + AHEAD < n)
+			fetch_ahead(x, ring, AHEAD);
 		const struct xdp_desc *desc = &ring->entry.desc[ipsf_xdp_next(ring)];
 		take_frame(x, desc, batch, drops);
 	}
