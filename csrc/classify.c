@@ -7,7 +7,7 @@
 
 /*
  * Registers: R6 context, R7 the frame (XDP: itself; else a copy of its headers on the stack), R8 its length, later the IP packet's,
- * R9 XDP: the frame's end. Offsets below are from the start of the frame.
+ * R9 XDP: the frame's end; SOCKET: the word in `given`. Offsets below are from the start of the frame.
  */
 #define IP ETH_HLEN
 #define STACK_KEY (-24)   /* struct ipsf_classify_prefix; the address in it is the other map's key */
@@ -16,7 +16,7 @@
 #define SNAP_LENGTH 0x40000 /* a socket filter's return value: bytes of the packet that are wanted */
 
 /* Behind VERSION_6 come those that each IP version has of its own: label(e, ...). */
-enum label { PASS, TAKE, VERSION_6, DESTINATION, TCP = DESTINATION + 2, SEGMENT = TCP + 2, ONE_PACKET = SEGMENT + 2, LABELS = ONE_PACKET + 2 };
+enum label { PASS, TAKE, VERSION_6, DESTINATION, TCP = DESTINATION + 2, SEGMENT = TCP + 2, ONE_PACKET = SEGMENT + 2, JUDGE = ONE_PACKET + 2, LABELS };
 static_assert(LABELS <= IPSF_BPF_LABELS, "the assembler has room for them");
 
 struct emitter {
@@ -103,6 +103,31 @@ static void look_up(struct emitter *e, int map, int key)
 	ipsf_bpf_jump_null(e->code, R0, PASS);
 }
 
+/* R9: the word that the socket filter leaves and tc finds. */
+static void find_given(struct emitter *e)
+{
+	ipsf_bpf_store_value(e->code, BPF_W, R10, STACK_KEY, 0);
+	look_up(e, e->what->given, STACK_KEY);
+	ipsf_bpf_alu(e->code, BPF_MOV, R9, R0);
+}
+
+static void drop_what_was_given(struct emitter *e)
+{
+	find_given(e);
+	ipsf_bpf_load(e->code, BPF_W, R2, R9, 0);
+	ipsf_bpf_store_value(e->code, BPF_W, R9, 0, 0);
+	ipsf_bpf_jump_value(e->code, BPF_JEQ, R2, 0, JUDGE);
+	ipsf_bpf_return(e->code, (int32_t)ipsf_classify_taken(IPSF_HOOK_TC));
+	ipsf_bpf_label(e->code, JUDGE);
+}
+
+/* The one that tc did not see, if there was one, is over. */
+static void give_nothing(struct emitter *e)
+{
+	find_given(e);
+	ipsf_bpf_store_value(e->code, BPF_W, R9, 0, 0);
+}
+
 static void begin(struct emitter *e)
 {
 	ipsf_bpf_alu(e->code, BPF_MOV, R6, R1);
@@ -113,6 +138,10 @@ static void begin(struct emitter *e)
 		ipsf_bpf_alu(e->code, BPF_SUB, R8, R7);
 		return;
 	}
+	if (e->what->given >= 0 && e->what->hook == IPSF_HOOK_TC)
+		drop_what_was_given(e);
+	if (e->what->given >= 0 && e->what->hook == IPSF_HOOK_SOCKET)
+		give_nothing(e);
 	ipsf_bpf_alu(e->code, BPF_MOV, R7, R10);
 	ipsf_bpf_alu_value(e->code, BPF_ADD, R7, STACK_FRAME);
 	ipsf_bpf_load(e->code, BPF_W, R8, R6, offsetof(struct __sk_buff, len));
@@ -335,6 +364,8 @@ static void verdicts(struct emitter *e)
 		ipsf_bpf_call(e->code, BPF_FUNC_redirect_map);
 		ipsf_bpf_emit(e->code, BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
 	} else {
+		if (e->what->given >= 0 && hook == IPSF_HOOK_SOCKET)
+			ipsf_bpf_store_value(e->code, BPF_W, R9, 0, 1);
 		ipsf_bpf_return(e->code, (int32_t)ipsf_classify_taken(hook));
 	}
 	ipsf_bpf_label(e->code, PASS);

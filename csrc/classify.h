@@ -48,6 +48,12 @@ struct ipsf_classify {
 	enum ipsf_hook hook;
 	int device, destinations; /* maps */
 	int sockets;              /* XDP: a map of sockets, one a queue */
+	/*
+	 * TC and SOCKET: a word for each CPU (a per-CPU array of one uint32_t), 1 while tc has not seen the packet that the socket filter
+	 * took. A CPU is done with a packet at both before it begins another, so tc drops that one without looking at it again; what it
+	 * finds 0 for it judges itself. -1: none, tc judges all.
+	 */
+	int given;
 };
 
 /* Emits the program. IPSF_EINVAL: it grew beyond what the assembler holds. */

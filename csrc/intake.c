@@ -19,14 +19,18 @@ static int make_destinations(enum ipsf_role role)
 int ipsf_intake_new(enum ipsf_role role, unsigned interface_index, struct ipsf_intake **out)
 {
 	const struct ipsf_bpf_map_shape device = {BPF_MAP_TYPE_ARRAY, 4, sizeof(struct ipsf_classify_device), 1, 0, "ipsf_device"};
+	const struct ipsf_bpf_map_shape given = {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(uint32_t), 1, 0, "ipsf_given"};
 	struct ipsf_intake *intake = malloc(sizeof *intake);
 	if (!intake)
 		return IPSF_ENOMEM;
-	*intake = (struct ipsf_intake){.role = role, .interface_index = interface_index, .users = 1, .destinations = -1, .link = -1};
+	*intake = (struct ipsf_intake){.role = role, .interface_index = interface_index, .users = 1, .destinations = -1, .given = -1,
+				       .link = -1};
 	intake->device = ipsf_bpf_map_new(&device);
 	if (intake->device >= 0)
 		intake->destinations = make_destinations(role);
-	if (intake->destinations < 0) {
+	if (intake->destinations >= 0)
+		intake->given = ipsf_bpf_map_new(&given);
+	if (intake->given < 0) {
 		ipsf_intake_release(intake);
 		return IPSF_ESYS;
 	}
@@ -51,13 +55,15 @@ void ipsf_intake_release(struct ipsf_intake *intake)
 		close(intake->device);
 	if (intake->destinations >= 0)
 		close(intake->destinations);
+	if (intake->given >= 0)
+		close(intake->given);
 	free(intake);
 	errno = error;
 }
 
 int ipsf_intake_program(const struct ipsf_intake *intake, enum ipsf_hook hook, int sockets)
 {
-	const struct ipsf_classify what = {intake->role, hook, intake->device, intake->destinations, sockets};
+	const struct ipsf_classify what = {intake->role, hook, intake->device, intake->destinations, sockets, intake->given};
 	struct ipsf_bpf_code *code = malloc(sizeof *code);
 	char log[IPSF_BPF_LOG_SIZE];
 	if (!code)

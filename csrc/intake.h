@@ -14,7 +14,7 @@ struct ipsf_intake {
 	enum ipsf_role role;
 	unsigned interface_index;
 	unsigned users;
-	int device, destinations; /* maps */
+	int device, destinations, given; /* maps */
 	int link;                 /* of the program on the interface; -1: none yet */
 };
 

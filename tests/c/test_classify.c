@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -236,7 +237,7 @@ static uint32_t disturb(uint64_t *seed, uint8_t *frame, uint32_t length)
 /* ---- the kernel ---- */
 
 struct kernel {
-	int device, addresses, trie, ways, program[2][IPSF_HOOK_COUNT];
+	int device, addresses, trie, ways, given, program[2][IPSF_HOOK_COUNT];
 };
 
 static void fill_maps(const struct kernel *k)
@@ -262,7 +263,7 @@ static int load_program(const struct kernel *k, enum ipsf_role role, enum ipsf_h
 {
 	struct ipsf_bpf_code code;
 	char log[IPSF_BPF_LOG_SIZE];
-	const struct ipsf_classify what = {role, hook, k->device, role == IPSF_ROLE_OUTER ? k->addresses : k->trie, k->ways};
+	const struct ipsf_classify what = {role, hook, k->device, role == IPSF_ROLE_OUTER ? k->addresses : k->trie, k->ways, k->given};
 	CHECK(ipsf_classify_emit(&what, &code) == IPSF_OK);
 	const int program = ipsf_bpf_program_new(&code, ipsf_classify_program_type(hook), ipsf_classify_attach_type(hook), "test", log,
 						 sizeof log);
@@ -270,6 +271,14 @@ static int load_program(const struct kernel *k, enum ipsf_role role, enum ipsf_h
 		fprintf(stderr, "role %u, hook %u: %s\n%s", role, hook, strerror(errno), log);
 	CHECK(program >= 0);
 	return program;
+}
+
+static void load_programs(struct kernel *k)
+{
+	for (unsigned hook = 0; hook < IPSF_HOOK_COUNT; hook++) {
+		k->program[IPSF_ROLE_OUTER][hook] = load_program(k, IPSF_ROLE_OUTER, (enum ipsf_hook)hook);
+		k->program[IPSF_ROLE_INNER][hook] = load_program(k, IPSF_ROLE_INNER, (enum ipsf_hook)hook);
+	}
 }
 
 /* false, with a word why, where programs may not be loaded here. */
@@ -289,10 +298,8 @@ static bool open_kernel(struct kernel *k)
 	k->trie = ipsf_bpf_map_new(&trie);
 	k->ways = ipsf_bpf_map_new(&ways);
 	fill_maps(k);
-	for (unsigned hook = 0; hook < IPSF_HOOK_COUNT; hook++) {
-		k->program[IPSF_ROLE_OUTER][hook] = load_program(k, IPSF_ROLE_OUTER, (enum ipsf_hook)hook);
-		k->program[IPSF_ROLE_INNER][hook] = load_program(k, IPSF_ROLE_INNER, (enum ipsf_hook)hook);
-	}
+	k->given = -1;
+	load_programs(k);
 	return true;
 }
 
@@ -348,6 +355,53 @@ static void compare(const struct kernel *k, uint64_t seed)
 	printf("test_classify: %u frames, %u and %u times taken\n", FRAMES, taken[0], taken[1]);
 }
 
+/* A frame at the socket filter and at tc, as the kernel asks them: they agree, and nothing is remembered for the next frame. */
+static void one_after_the_other(const struct kernel *k, uint64_t seed)
+{
+	uint8_t frame[FRAME_MAX], other[FRAME_MAX] = {0};
+	unsigned taken = 0;
+	for (unsigned i = 0; i < FRAMES / 10; i++) {
+		const uint32_t length = disturb(&seed, frame, random_frame(&seed, frame));
+		const enum ipsf_role role = i % 2 ? IPSF_ROLE_OUTER : IPSF_ROLE_INNER;
+		const bool expected = takes(role, IPSF_HOOK_SOCKET, frame, length, 0);
+		taken += expected;
+		CHECK(kernel_takes(k, role, IPSF_HOOK_SOCKET, frame, length, 0) == expected);
+		if (i % 3) /* it never comes to tc, or another does first: each is judged anew */
+			CHECK(kernel_takes(k, role, IPSF_HOOK_TC, frame, length, 0) == expected);
+		CHECK(!kernel_takes(k, role, IPSF_HOOK_SOCKET, other, sizeof other, 0));
+		CHECK(!kernel_takes(k, role, IPSF_HOOK_TC, other, sizeof other, 0));
+		CHECK(kernel_takes(k, role, IPSF_HOOK_TC, frame, length, 0) == expected);
+	}
+	CHECK(taken > FRAMES / 1000);
+}
+
+/* What the filter took tc drops without a look at it, once. */
+static void dropped_unseen(const struct kernel *k, uint64_t seed)
+{
+	uint8_t frame[FRAME_MAX], other[FRAME_MAX] = {0};
+	uint32_t length;
+	do
+		length = random_frame(&seed, frame);
+	while (!takes(IPSF_ROLE_INNER, IPSF_HOOK_SOCKET, frame, length, 0));
+	CHECK(kernel_takes(k, IPSF_ROLE_INNER, IPSF_HOOK_SOCKET, frame, length, 0));
+	CHECK(kernel_takes(k, IPSF_ROLE_INNER, IPSF_HOOK_TC, other, sizeof other, 0));
+	CHECK(!kernel_takes(k, IPSF_ROLE_INNER, IPSF_HOOK_TC, other, sizeof other, 0));
+}
+
+/* A word of a CPU is asked for: this thread stays on one. */
+static void remember(struct kernel *k, uint64_t seed)
+{
+	const struct ipsf_bpf_map_shape given = {BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(uint32_t), 1, 0, "given"};
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	CPU_SET((unsigned)sched_getcpu(), &one);
+	CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+	k->given = ipsf_bpf_map_new(&given);
+	load_programs(k);
+	one_after_the_other(k, seed);
+	dropped_unseen(k, seed);
+}
+
 static void assembler(void)
 {
 	struct ipsf_bpf_code code;
@@ -388,6 +442,7 @@ int main(void)
 		printf("test_classify: seed %llu\n", (unsigned long long)seed);
 		refused();
 		compare(&k, seed);
+		remember(&k, seed);
 	}
 	return check_summary("test_classify");
 }

@@ -353,6 +353,49 @@ static void test_spread(struct ipsf_port *from)
 		ipsf_port_free(ports[i]);
 }
 
+/* Datagrams of many flows from the kernel at end-a: each flow comes out at one of three ports, in its order, and all ports have some. */
+static void test_spread_flows(void)
+{
+	enum { FLOWS = 32, EACH = 5 };
+	struct ipsf_port *ports[3];
+	const struct ipsf_packet_options options = {.interface = "end-b", .bypass = 1, .udp_port = 4500};
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(7777)};
+	uint8_t seen[FLOWS] = {0}, where[FLOWS];
+	uint16_t source[FLOWS];
+	to.sin_addr.s_addr = inet_addr("10.9.0.2");
+	CHECK(ipsf_port_packet_group(&options, 3, ports) == IPSF_OK);
+	CHECK(ipsf_port_set_address(ports[0], mac_b) == IPSF_OK);
+	take(ports[0], "10.9.0.0", 16, 1500);
+	for (unsigned flow = 0; flow < FLOWS; flow++) {
+		const int s = socket(AF_INET, SOCK_DGRAM, 0);
+		struct sockaddr_in from = {.sin_family = AF_INET};
+		socklen_t size = sizeof from;
+		CHECK(connect(s, (struct sockaddr *)&to, sizeof to) == 0 && getsockname(s, (struct sockaddr *)&from, &size) == 0);
+		source[flow] = ntohs(from.sin_port);
+		for (uint8_t i = 0; i < EACH; i++)
+			CHECK(send(s, (uint8_t[]){(uint8_t)flow, i}, 2, 0) == 2);
+		close(s);
+	}
+	for (uint8_t port = 0; port < 3; port++) {
+		unsigned got = 0;
+		while (ports[port]->ops->recv(ports[port], &batch, drops) > 0 || wait_for(ports[port]->fd, 50)) {
+			for (unsigned k = 0; k < batch.n; k++) {
+				const uint8_t *ip = batch.packet[k]->data, flow = ip[28] % FLOWS;
+				CHECK(ipsf_read16(ip + 20) == source[flow] && ip[29] == seen[flow]);
+				CHECK(seen[flow]++ == 0 || where[flow] == port);
+				where[flow] = port;
+			}
+			got += batch.n;
+			ipsf_batch_clear(&batch);
+		}
+		CHECK(got > 0);
+	}
+	for (unsigned flow = 0; flow < FLOWS; flow++)
+		CHECK(seen[flow] == EACH);
+	for (unsigned i = 0; i < 3; i++)
+		ipsf_port_free(ports[i]);
+}
+
 int main(void)
 {
 	if (!make_place()) {
@@ -372,6 +415,7 @@ int main(void)
 	test_stack(a);
 	test_down(a);
 	test_spread(a);
+	test_spread_flows();
 	CHECK(ipsf_pool_available(pool) == 256);
 	ipsf_port_free(a);
 	ipsf_pool_free(pool);
