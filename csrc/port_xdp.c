@@ -27,6 +27,7 @@
 #define QUEUES_MAX 64
 #define QUIET_ROUNDS 256 /* empty receives between two looks at what the kernel has to say */
 #define AHEAD 8          /* frames: what a look into memory takes, in work on others */
+#define GATHERS_FROM 8   /* packets, as many as came while the last ones were carried: then the next may gather (port.h) */
 #define KICKS 16         /* tries to make the kernel take what stands in the transmit ring, a send() */
 
 /* What the ports of one interface share: the program on it and its map of sockets. */
@@ -48,6 +49,8 @@ struct receiver {
 	struct ipsf_pool *pool;
 	uint64_t lost; /* as last told by the kernel */
 	uint32_t quiet;
+	unsigned taken; /* since the ring was empty */
+	bool gathers;   /* of those there were many when it was empty again */
 	struct ipsf_path path[IPSF_BATCH_MAX];
 };
 
@@ -151,6 +154,16 @@ static void fetch_ahead(const struct ipsf_port_xdp *x, const struct ipsf_xdp_rin
 	__builtin_prefetch(frame + IPSF_CACHE_LINE, 1);
 }
 
+/* n frames of those that were ready were taken. */
+static void count(struct receiver *rx, uint32_t n, uint32_t ready)
+{
+	const bool empty = n == ready;
+	rx->taken += n;
+	rx->gathers = empty && rx->taken >= GATHERS_FROM;
+	if (empty)
+		rx->taken = 0;
+}
+
 static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_xdp *x = (struct ipsf_port_xdp *)port;
@@ -168,8 +181,14 @@ static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t d
 	}
 	if (n)
 		ipsf_xdp_consumed(ring);
+	count(&x->rx, n, ready);
 	fill(x);
 	return (int)batch->n;
+}
+
+static bool xdp_gathers(const struct ipsf_port *port)
+{
+	return ((const struct ipsf_port_xdp *)port)->rx.gathers;
 }
 
 /* ---- sending ---- */
@@ -359,7 +378,8 @@ static void xdp_free(struct ipsf_port *port)
 	errno = error;
 }
 
-static const struct ipsf_port_ops xdp_ops = {.recv = xdp_recv, .send = xdp_send, .reaches = ipsf_link_reaches, .free = xdp_free};
+static const struct ipsf_port_ops xdp_ops = {
+	.recv = xdp_recv, .gathers = xdp_gathers, .send = xdp_send, .reaches = ipsf_link_reaches, .free = xdp_free};
 
 /* A socket over the memory of the port beside it, if the kernel can share that, else over its own. */
 static int open_socket(struct ipsf_port_xdp *x, const struct plan *plan, uint32_t queue)
