@@ -70,6 +70,8 @@ struct ipsf_packet_tx {
 struct ipsf_port_packet {
 	struct ipsf_port port;
 	uint16_t udp_port;              /* outer: of our UDP encapsulation socket */
+	/* Inner: sends packets (at most a batch) of which no two can leave as one, if there is a cheaper way for these. NULL: there is none. */
+	void (*send_singly)(struct ipsf_port *port, struct ipsf_packet *const *packets, unsigned n);
 	struct ipsf_packet_rx rx __attribute__((aligned(IPSF_CACHE_LINE)));
 	struct ipsf_packet_tx tx __attribute__((aligned(IPSF_CACHE_LINE)));
 };

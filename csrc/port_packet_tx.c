@@ -245,6 +245,10 @@ static void send_inner(struct ipsf_port_packet *p, struct ipsf_packet *const *pa
 	struct ipsf_gro gro;
 	unsigned messages = 0, used = 0;
 	ipsf_gro_sort(&gro, packets, n, tx->segments);
+	if (p->send_singly && gro.runs == n) {
+		p->send_singly(&p->port, packets, n);
+		return;
+	}
 	for (unsigned i = 0; i < gro.runs; i++) {
 		const struct ipsf_hop *hop = ipsf_link_inner_hop(table, packets[gro.run[i].first]);
 		if (!hop) {
