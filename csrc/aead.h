@@ -21,13 +21,22 @@ struct ipsf_aead_op {
 	const uint8_t *source;
 	uint8_t *destination;
 	uint8_t *icv;                     /* seal writes it, open compares in constant time */
-	uint32_t length;                  /* bytes of text */
-	uint8_t aad_length;               /* 8, with ESN 12 */
-	uint8_t ok;                       /* 1: sealed, or opened and authentic */
+	union {
+		struct {
+			uint32_t length;    /* bytes of text */
+			uint8_t aad_length; /* 8, with ESN 12 */
+			uint8_t ok;         /* 1: sealed, or opened and authentic */
+		};
+		uint64_t sizes;             /* both at once */
+	};
 	uint8_t aad[12] __attribute__((aligned(8)));
 	uint8_t nonce[IPSF_NONCE_SIZE] __attribute__((aligned(4)));
 } __attribute__((aligned(IPSF_CACHE_LINE)));
 static_assert(sizeof(struct ipsf_aead_op) == IPSF_CACHE_LINE, "one packet's work is one cache line");
+
+#define IPSF_AEAD_SIZES(length, aad_length)                                                                     \
+	(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? (uint64_t)(aad_length) << 32 | (uint32_t)(length) :             \
+	 (uint64_t)(length) << 32 | (uint64_t)(aad_length) << 24)
 
 struct ipsf_aead_engine {
 	const char *name;

@@ -38,6 +38,12 @@ static inline uint64_t ipsf_read64(const void *p)
 	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap64(v) : v;
 }
 
+/* From host order to that of the wire, or back. */
+static inline uint64_t ipsf_swap64(uint64_t v)
+{
+	return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? __builtin_bswap64(v) : v;
+}
+
 /* Two 16-bit numbers as they follow each other on the wire: as they follow each other in memory, host order. */
 static inline uint32_t ipsf_read16_pair(const void *p)
 {

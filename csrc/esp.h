@@ -41,6 +41,12 @@ unsigned ipsf_esp_reserve(struct ipsf_sa_out *sa, unsigned n, uint64_t *first);
 /* The SA has sealed bytes more, up to sequence; refused: a limit of packets stopped it. The notices that became true. */
 unsigned ipsf_esp_lifetime(struct ipsf_sa_out *sa, uint64_t sequence, uint64_t bytes, bool refused);
 
+/* The limit in bytes is passed. */
+static inline bool ipsf_sa_out_expired(const struct ipsf_sa_out *sa)
+{
+	return sa->hard_bytes && atomic_load_explicit(&sa->bytes, memory_order_relaxed) >= sa->hard_bytes;
+}
+
 /* True the first time any of the notices is raised for an SA; *told remembers. */
 static inline unsigned ipsf_notice_once(_Atomic uint32_t *told, unsigned notices)
 {

@@ -195,13 +195,12 @@ static unsigned seal_into(struct ipsf_sa_out *sa, struct cut *cut, struct ipsf_p
 unsigned ipsf_esp_segment(struct ipsf_sa_out *sa, unsigned worker, struct ipsf_packet *packet, struct ipsf_pool *pool,
 			  uint64_t drops[IPSF_DROP_COUNT])
 {
-	const uint64_t bytes = atomic_load_explicit(&sa->bytes, memory_order_relaxed);
 	const bool tunnel = sa->mode == IPSF_MODE_TUNNEL;
 	struct ipsf_buffer *buffer;
 	struct cut cut;
 	uint32_t text;
 
-	if (sa->hard_bytes && bytes >= sa->hard_bytes)
+	if (ipsf_sa_out_expired(sa))
 		return refuse_expired(sa, packet);
 	ipsf_gso_begin(&cut.gso, packet); /* before transport mode cuts the IP header off */
 	if (!ipsf_esp_outer(sa, packet))

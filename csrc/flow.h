@@ -70,6 +70,16 @@ static inline struct ipsf_flow_line *ipsf_flow_cache_set(struct ipsf_flow_cache 
 	return cache->line + 2 * (ipsf_flow_mix(addresses ^ cache->secret[0], rest ^ cache->secret[1]) & cache->set_mask);
 }
 
+/* What stands first in its set, where mostly an IPv4 flow with known ports is; NULL: it is another, or of another snapshot. */
+static inline const struct ipsf_decision *ipsf_flow_cache_peek(struct ipsf_flow_cache *cache, uint64_t generation, uint64_t addresses,
+								uint64_t rest)
+{
+	const struct ipsf_flow_line *line = ipsf_flow_cache_set(cache, addresses, rest);
+	if (IPSF_LIKELY(line->key[0] == addresses && line->key[1] == rest && line->generation == generation))
+		return &line->decision;
+	return NULL;
+}
+
 /* ipsf_spd_lookup(), remembered; generation is spd's. Valid until the next lookup. */
 const struct ipsf_decision *ipsf_flow_cache_lookup(struct ipsf_flow_cache *cache, const struct ipsf_spd *spd, uint64_t generation,
 						   const struct ipsf_flow *flow);
@@ -81,9 +91,9 @@ static inline const struct ipsf_decision *ipsf_flow_cache_lookup_plain(struct ip
 	uint64_t addresses;
 	memcpy(&addresses, packet->data + 12, sizeof addresses);
 	const uint64_t rest = ipsf_flow_rest(packet->ports, 4, packet->protocol, IPSF_PORTS_KNOWN);
-	const struct ipsf_flow_line *line = ipsf_flow_cache_set(cache, addresses, rest);
-	if (IPSF_LIKELY(((line->key[0] ^ addresses) | (line->key[1] ^ rest) | (line->generation ^ generation)) == 0))
-		return &line->decision;
+	const struct ipsf_decision *decision = ipsf_flow_cache_peek(cache, generation, addresses, rest);
+	if (IPSF_LIKELY(decision))
+		return decision;
 	struct ipsf_flow flow;
 	ipsf_flow_of(packet, &flow);
 	return ipsf_flow_cache_lookup(cache, spd, generation, &flow);

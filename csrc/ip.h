@@ -47,6 +47,14 @@ IPSF_MUST_CHECK bool ipsf_ip_parse_any(struct ipsf_packet *packet);
 #define IPSF_IPV4_PLAIN UINT64_C(0x4500000000000000)
 #define IPSF_IPV4_LENGTH_SHIFT 32
 #define IPSF_IPV4_DF_SHIFT 14
+#define IPSF_IPV4_TOS_SHIFT 48
+
+/* IPv4 without options, no fragment, TCP or UDP, so long: by the first eight bytes of its header and its protocol. */
+static inline bool ipsf_ip_is_plain(uint64_t first, uint8_t protocol, uint32_t length)
+{
+	return (first & IPSF_IPV4_PLAIN_BITS) == IPSF_IPV4_PLAIN + ((uint64_t)length << IPSF_IPV4_LENGTH_SHIFT) &&
+	       (protocol == IPSF_PROTO_TCP || protocol == IPSF_PROTO_UDP);
+}
 
 /*
  * IPv4 without options, no fragment, TCP or UDP, nothing behind it: read straight away, in words. False: it is something else.
@@ -54,23 +62,22 @@ IPSF_MUST_CHECK bool ipsf_ip_parse_any(struct ipsf_packet *packet);
  */
 static inline bool ipsf_ip_parse_plain(struct ipsf_packet *packet)
 {
+	const uint64_t others = ~(IPSF_PACKET_FIELD(version, 0xff) | IPSF_PACKET_FIELD(protocol, 0xff) |
+				  IPSF_PACKET_FIELD(flags, IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT));
 	const uint8_t *ip = packet->data;
 	const uint32_t length = packet->length;
-	const unsigned flags = packet->flags & (unsigned)~(IPSF_PACKET_DF | IPSF_PACKET_FIRST_FRAGMENT | IPSF_PACKET_LATER_FRAGMENT);
 
 	if (length < IPSF_IPV4_HEADER + 4)
 		return false;
 	const uint64_t first = ipsf_read64(ip);
 	const uint32_t ports = ipsf_read16_pair(ip + IPSF_IPV4_HEADER);
 	const uint8_t protocol = ip[9];
-	if ((first & IPSF_IPV4_PLAIN_BITS) != IPSF_IPV4_PLAIN + ((uint64_t)length << IPSF_IPV4_LENGTH_SHIFT) ||
-	    (protocol != IPSF_PROTO_TCP && protocol != IPSF_PROTO_UDP))
+	if (!ipsf_ip_is_plain(first, protocol, length))
 		return false;
-	packet->flags = (uint8_t)(flags | (first >> IPSF_IPV4_DF_SHIFT & IPSF_PACKET_DF));
-	packet->version = 4;
-	packet->protocol = protocol;
-	packet->transport = IPSF_IPV4_HEADER;
-	packet->ports = ports;
+	packet->marks = (packet->marks & others) | IPSF_PACKET_FIELD(version, 4) | IPSF_PACKET_FIELD(protocol, protocol) |
+			IPSF_PACKET_FIELD(flags, first >> IPSF_IPV4_DF_SHIFT & IPSF_PACKET_DF);
+	packet->layers = (packet->layers & IPSF_PACKET_FIELD(segment_size, UINT16_MAX)) | IPSF_PACKET_FIELD(ports, ports) |
+			 IPSF_PACKET_FIELD(transport, IPSF_IPV4_HEADER);
 	return true;
 }
 

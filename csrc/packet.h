@@ -46,26 +46,51 @@ struct ipsf_packet {
 	} sa;
 	uint64_t sequence;            /* host order, extended where the SA has ESN */
 	const struct ipsf_path *path; /* received: whence, valid until the port's next recv; sealed: whither, the SA's */
-	uint32_t length;              /* bytes at data */
-	uint16_t headroom, tailroom;  /* bytes free before and behind */
+	/* Three words of fields, read and written at once where every packet passes: stores are what it costs there. */
 	union {
 		struct {
-			uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
+			uint32_t length;             /* bytes at data */
+			uint16_t headroom, tailroom; /* bytes free before and behind */
 		};
-		uint32_t ports;       /* both at once, as they stand there */
+		uint64_t extent;
 	};
-	uint16_t transport;           /* offset of the next layer's header, extension headers skipped */
-	uint16_t segment_size;        /* 0: one plain packet. A super-packet: inner, TCP or UDP payload bytes a segment; sealed, bytes
-				       * from one ESP datagram at data to the next (only the last may be shorter) */
-	uint8_t version, protocol;    /* of the inner packet */
-	uint8_t tos;                  /* outer DSCP and ECN: as received, as to be sent */
-	uint8_t flags;                /* enum ipsf_packet_flag */
-	uint8_t drop;                 /* enum ipsf_drop; a stage marks, the sweep counts and recycles */
-	uint8_t carrier;              /* enum ipsf_carrier */
-	uint8_t segments;             /* of a super-packet; 0: one plain packet */
-	uint8_t lost;                 /* of those, how many did not leave while the others did: drop tells why. 0: all or none */
+	union {
+		struct {
+			union {
+				struct {
+					uint16_t source_port, destination_port; /* host order; ICMP: type << 8 | code in both */
+				};
+				uint32_t ports; /* both at once, as they stand there */
+			};
+			uint16_t transport;    /* offset of the next layer's header, extension headers skipped */
+			uint16_t segment_size; /* 0: one plain packet. A super-packet: inner, TCP or UDP payload bytes a segment;
+						* sealed, bytes from one ESP datagram at data to the next (only the last may
+						* be shorter) */
+		};
+		uint64_t layers;
+	};
+	union {
+		struct {
+			uint8_t version, protocol; /* of the inner packet */
+			uint8_t tos;               /* outer DSCP and ECN: as received, as to be sent */
+			uint8_t flags;             /* enum ipsf_packet_flag */
+			uint8_t drop;              /* enum ipsf_drop; a stage marks, the sweep counts and recycles */
+			uint8_t carrier;           /* enum ipsf_carrier */
+			uint8_t segments;          /* of a super-packet; 0: one plain packet */
+			uint8_t lost;              /* of those, how many did not leave while the others did: drop tells why. 0: all
+						    * or none */
+		};
+		uint64_t marks;
+	};
 };
 static_assert(sizeof(struct ipsf_packet) == IPSF_CACHE_LINE, "a descriptor is one cache line");
+
+/* Where a field stands in its word, and a value there. */
+#define IPSF_PACKET_SHIFT(field)                                                              \
+	(8 * (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? offsetof(struct ipsf_packet, field) % 8 : \
+	      8 - offsetof(struct ipsf_packet, field) % 8 - sizeof(((struct ipsf_packet *)0)->field)))
+#define IPSF_PACKET_FIELD(field, value) ((uint64_t)(value) << IPSF_PACKET_SHIFT(field))
+#define IPSF_PACKET_PART(word, field) ((__typeof__(((struct ipsf_packet *)0)->field))((word) >> IPSF_PACKET_SHIFT(field)))
 
 /* How many packets of the wire a descriptor stands for: what is counted. */
 static inline unsigned ipsf_packet_count(const struct ipsf_packet *packet)

@@ -1,8 +1,8 @@
 #include "pipeline.h"
 
 #include "algorithm.h"
-#include "ip.h"
 #include "runs.h"
+#include "sealing.h"
 #include "udpencap.h"
 
 #define ACQUIRE_AGAIN 3000000000u    /* nanoseconds until an unanswered ACQUIRE is raised again */
@@ -87,6 +87,7 @@ struct choice {
 	uint64_t reqid;         /* of the last child; NOBODY: none was asked for yet, or it had no SA */
 	struct ipsf_sa_out *sa; /* its active one */
 	unsigned decided;       /* packets that did not simply go the way of the one before */
+	uint64_t bytes;         /* of all */
 	unsigned segments;      /* not 0: there are super-packets */
 	bool marked;            /* some packets are dropped, or taken */
 };
@@ -150,20 +151,75 @@ static void choose_any(struct ipsf_pipeline *p, struct choice *choice, struct ip
 	}
 }
 
-/* Every packet has its SA, or is marked, or a BYPASS packet. */
-static void choose(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_batch *batch)
+static inline const struct ipsf_decision *remembered(const struct ipsf_pipeline *p, const struct choice *choice,
+						      const struct ipsf_packet *packet)
 {
-	uint64_t bytes = 0;
-	for (unsigned i = 0; i < batch->n; i++) {
-		struct ipsf_packet *packet = batch->packet[i];
-		choice->segments |= packet->segments;
+	return ipsf_flow_cache_lookup_plain(p->flows, choice->spd, choice->generation, packet);
+}
+
+/* Every packet from the one on has its SA, or is marked, or a BYPASS packet. */
+static void choose(struct ipsf_pipeline *p, struct choice *choice, struct ipsf_packet *const *packets, unsigned n)
+{
+	uint64_t marks = 0, bytes = 0;
+	for (unsigned i = 0; i < n; i++) {
+		struct ipsf_packet *packet = packets[i];
+		marks |= packet->marks;
 		bytes += packet->length;
 		if (IPSF_LIKELY(ipsf_ip_parse_plain(packet)))
-			decide(p, choice, ipsf_flow_cache_lookup_plain(p->flows, choice->spd, choice->generation, packet), packet);
+			decide(p, choice, remembered(p, choice, packet), packet);
 		else
 			choose_any(p, choice, packet);
 	}
-	p->received = (struct ipsf_volume){ipsf_batch_count(batch, choice->segments), bytes};
+	choice->segments |= IPSF_PACKET_PART(marks, segments);
+	choice->bytes += bytes;
+}
+
+/*
+ * Most batches are plain packets for one tunnel: each is read, looked up and prepared in one go, made once with ESN and once without.
+ * They wait for ipsf_sealing_end(). The first, of n, that is something else.
+ */
+static inline __attribute__((always_inline)) unsigned prepare(struct ipsf_flow_cache *flows, uint64_t generation, uint64_t reqid,
+							       const bool esn, struct ipsf_packet *const *packets, unsigned from,
+							       unsigned n, struct ipsf_sealing *s)
+{
+	struct ipsf_aead_op *op = s->ops + from;
+	uint64_t sequence = s->first + from, bytes = 0;
+	unsigned i;
+	for (i = from; i < n; i++, op++, sequence++) {
+		struct ipsf_packet *packet = packets[i];
+		const uint8_t *const ip = packet->data;
+		if (IPSF_UNLIKELY(packet->marks || packet->length < IPSF_IPV4_HEADER + 4))
+			break;
+		const uint64_t first = ipsf_read64(ip);
+		const uint8_t protocol = ip[9];
+		if (IPSF_UNLIKELY(!ipsf_ip_is_plain(first, protocol, packet->length) || !ipsf_sealing_has_space(packet)))
+			break;
+		const uint32_t ports = ipsf_read16_pair(ip + IPSF_IPV4_HEADER);
+		uint64_t addresses;
+		memcpy(&addresses, ip + 12, sizeof addresses);
+		const struct ipsf_decision *decision = ipsf_flow_cache_peek(flows, generation, addresses,
+									    ipsf_flow_rest(ports, 4, protocol, IPSF_PORTS_KNOWN));
+		if (IPSF_UNLIKELY(!decision || decision->reqid != reqid))
+			break;
+		bytes += packet->length;
+		ipsf_sealing_prepare_plain(s, esn, packet, first, ports, protocol, sequence, op);
+	}
+	s->bytes += bytes;
+	return i;
+}
+
+static __attribute__((noinline)) unsigned prepare_short(struct ipsf_flow_cache *flows, uint64_t generation, uint64_t reqid,
+							struct ipsf_packet *const *packets, unsigned from, unsigned n,
+							struct ipsf_sealing *s)
+{
+	return prepare(flows, generation, reqid, false, packets, from, n, s);
+}
+
+static __attribute__((noinline)) unsigned prepare_esn(struct ipsf_flow_cache *flows, uint64_t generation, uint64_t reqid,
+						      struct ipsf_packet *const *packets, unsigned from, unsigned n,
+						      struct ipsf_sealing *s)
+{
+	return prepare(flows, generation, reqid, true, packets, from, n, s);
 }
 
 /* Packets of one SA from the first on that one call seals: a super-packet alone, or those before the next. */
@@ -187,12 +243,9 @@ static unsigned seal_mixed(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, stru
 	return notices;
 }
 
-/* True: something was dropped. */
-static bool seal_run(struct ipsf_pipeline *p, const struct choice *choice, struct ipsf_pool *pool, struct ipsf_packet *const *packets,
-		     unsigned n)
+/* What an SA has to tell of a run. True: something was dropped. */
+static bool tell(struct ipsf_pipeline *p, struct ipsf_sa_out *sa, unsigned notices)
 {
-	struct ipsf_sa_out *sa = packets[0]->sa.out;
-	const unsigned notices = choice->segments ? seal_mixed(p, sa, pool, packets, n) : ipsf_esp_encap(sa, p->worker, packets, n);
 	if (IPSF_LIKELY(notices == 0))
 		return false;
 	struct ipsf_event event = {.spi = sa->spi, .reqid = sa->reqid};
@@ -200,16 +253,58 @@ static bool seal_run(struct ipsf_pipeline *p, const struct choice *choice, struc
 	return notices & IPSF_NOTICE_DROPPED;
 }
 
-/* BYPASS packets have no SA. */
-static bool seal_runs(struct ipsf_pipeline *p, const struct choice *choice, const struct ipsf_batch *batch)
+/* BYPASS packets have no SA. True: something was dropped. */
+static bool seal_runs(struct ipsf_pipeline *p, const struct choice *choice, struct ipsf_pool *pool, struct ipsf_packet *const *packets,
+		      unsigned n)
 {
 	struct ipsf_runs runs;
 	bool dropped = false;
-	ipsf_runs_begin(&runs, batch);
-	while (ipsf_runs_next(&runs))
-		if (runs.packet[0]->sa.out)
-			dropped |= seal_run(p, choice, batch->pool, runs.packet, runs.n);
+	ipsf_runs_begin(&runs, packets, n);
+	while (ipsf_runs_next(&runs)) {
+		struct ipsf_sa_out *sa = runs.packet[0]->sa.out;
+		if (sa)
+			dropped |= tell(p, sa, choice->segments ? seal_mixed(p, sa, pool, runs.packet, runs.n) :
+								  ipsf_esp_encap(sa, p->worker, runs.packet, runs.n));
+	}
 	return dropped;
+}
+
+/* A packet that was chosen joins the run if it is one of it. */
+static bool join(struct ipsf_sealing *s, struct ipsf_packet *packet, unsigned i)
+{
+	if (packet->drop || packet->segments || packet->version != 4 || packet->sa.out != s->sa || !ipsf_sealing_has_room(packet))
+		return false;
+	ipsf_outer_decide(&s->outer, packet->data[1], packet);
+	s->bytes += packet->length;
+	ipsf_sealing_prepare(s->sa, packet, s->first + i, IPSF_PROTO_IPV4, &s->ops[i]);
+	return true;
+}
+
+/*
+ * Chooses packets and prepares them as one run, from the first on, as long as they are such. How many are prepared, *chosen may be one
+ * more.
+ */
+static unsigned prepare_run(struct ipsf_pipeline *p, struct choice *choice, const struct ipsf_batch *batch, struct ipsf_sealing *s,
+			    unsigned *chosen)
+{
+	struct ipsf_packet *const *packets = batch->packet;
+	unsigned i = 0;
+	choose(p, choice, packets, 1);
+	*chosen = 1;
+	if (!choice->sa || choice->reqid == NOBODY || !choice->sa->plain || packets[0]->version != 4 ||
+	    packets[0]->segments || ipsf_sa_out_expired(choice->sa))
+		return 0;
+	const unsigned n = ipsf_sealing_begin(s, choice->sa, batch->n);
+	const uint64_t reqid = choice->reqid;
+	while (i < n && join(s, packets[i], i)) {
+		const uint64_t before = s->bytes;
+		i = (s->sa->esn ? prepare_esn : prepare_short)(p->flows, choice->generation, reqid, packets, i + 1, n, s);
+		choice->bytes += s->bytes - before;
+		if (i < n)
+			choose(p, choice, packets + i, 1);
+		*chosen = i + (i < n);
+	}
+	return i;
 }
 
 void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
@@ -217,11 +312,19 @@ void ipsf_outbound(struct ipsf_pipeline *p, struct ipsf_batch *batch)
 	const struct ipsf_spd *spd = atomic_load_explicit(&p->published->spd, memory_order_acquire);
 	struct choice choice = {.spd = spd, .generation = ipsf_spd_generation(spd), .reqid = NOBODY,
 				.children = atomic_load_explicit(&p->published->children, memory_order_acquire)};
-	choose(p, &choice, batch);
+	struct ipsf_sealing s; /* 4 KiB, most of it for what is prepared */
+	unsigned chosen = 0;
+	bool dropped = false;
+	s.reserved = 0;
+	const unsigned prepared = batch->n ? prepare_run(p, &choice, batch, &s, &chosen) : 0;
+	choose(p, &choice, batch->packet + chosen, batch->n - chosen);
+	p->received = (struct ipsf_volume){ipsf_batch_count(batch, choice.segments), choice.bytes};
 	if (IPSF_UNLIKELY(choice.marked))
 		ipsf_batch_sweep(batch, p->drops);
-	const bool one_sa = choice.decided == 1 && choice.sa && !choice.marked;
-	const bool dropped = one_sa ? seal_run(p, &choice, batch->pool, batch->packet, batch->n) : seal_runs(p, &choice, batch);
+	if (s.reserved)
+		dropped |= tell(p, s.sa, ipsf_sealing_end(&s, p->worker, batch->packet, prepared, prepared, s.bytes, false));
+	if (prepared < batch->n)
+		dropped |= seal_runs(p, &choice, batch->pool, batch->packet + prepared, batch->n - prepared);
 	if (IPSF_UNLIKELY(dropped))
 		ipsf_batch_sweep(batch, p->drops);
 }
@@ -335,7 +438,7 @@ static bool open_runs(struct ipsf_pipeline *p, const struct ipsf_batch *batch)
 {
 	struct ipsf_runs runs;
 	bool dropped = false;
-	ipsf_runs_begin(&runs, batch);
+	ipsf_runs_begin(&runs, batch->packet, batch->n);
 	while (ipsf_runs_next(&runs))
 		dropped |= open_run(p, runs.packet, runs.n);
 	return dropped;

@@ -13,7 +13,7 @@ static unsigned run_of(struct ipsf_runs *runs, const void *sa, unsigned packet)
 {
 	unsigned at = slot_of(sa);
 
-	while (runs->slot[at] != NONE && runs->batch->packet[runs->first[runs->slot[at]]]->sa.any != sa)
+	while (runs->slot[at] != NONE && runs->all[runs->first[runs->slot[at]]]->sa.any != sa)
 		at = (at + 1) & (IPSF_RUNS_SLOTS - 1);
 	if (runs->slot[at] == NONE) {
 		runs->slot[at] = (uint8_t)runs->runs;
@@ -26,45 +26,44 @@ static unsigned run_of(struct ipsf_runs *runs, const void *sa, unsigned packet)
 static void sort(struct ipsf_runs *runs)
 {
 	memset(runs->slot, NONE, sizeof runs->slot);
-	for (unsigned i = 0; i < runs->batch->n; i++) {
-		const unsigned run = run_of(runs, runs->batch->packet[i]->sa.any, i);
+	for (unsigned i = 0; i < runs->n_all; i++) {
+		const unsigned run = run_of(runs, runs->all[i]->sa.any, i);
 
 		runs->next[runs->last[run]] = (uint8_t)i;
 		runs->last[run] = (uint8_t)i;
 	}
 }
 
-void ipsf_runs_begin(struct ipsf_runs *runs, const struct ipsf_batch *batch)
+void ipsf_runs_begin(struct ipsf_runs *runs, struct ipsf_packet *const *packets, unsigned n)
 {
 	unsigned i = 1;
 
-	runs->batch = batch;
+	runs->all = packets;
+	runs->n_all = n;
 	runs->run = runs->runs = 0;
-	while (i < batch->n && batch->packet[i]->sa.any == batch->packet[0]->sa.any)
+	while (i < n && packets[i]->sa.any == packets[0]->sa.any)
 		i++;
-	runs->mixed = i < batch->n;
+	runs->mixed = i < n;
 	if (runs->mixed)
 		sort(runs);
 	else
-		runs->runs = batch->n ? 1 : 0;
+		runs->runs = n ? 1 : 0;
 }
 
 bool ipsf_runs_next(struct ipsf_runs *runs)
 {
-	const struct ipsf_batch *batch = runs->batch;
-
 	if (runs->run == runs->runs)
 		return false;
 	if (!runs->mixed) {
-		runs->packet = batch->packet;
-		runs->n = batch->n;
+		runs->packet = runs->all;
+		runs->n = runs->n_all;
 	} else {
 		unsigned at = runs->first[runs->run], last = runs->last[runs->run];
 
 		runs->packet = runs->gathered;
 		for (runs->n = 0; at != last; at = runs->next[at])
-			runs->gathered[runs->n++] = batch->packet[at];
-		runs->gathered[runs->n++] = batch->packet[last];
+			runs->gathered[runs->n++] = runs->all[at];
+		runs->gathered[runs->n++] = runs->all[last];
 	}
 	runs->run++;
 	return true;

@@ -15,7 +15,8 @@ struct ipsf_runs {
 	struct ipsf_packet *const *packet; /* the run: n packets */
 	unsigned n;
 	/* the rest is for runs.c */
-	const struct ipsf_batch *batch;
+	struct ipsf_packet *const *all;
+	unsigned n_all;
 	unsigned run, runs;
 	bool mixed;
 	uint8_t first[IPSF_BATCH_MAX], last[IPSF_BATCH_MAX]; /* of each run, as numbers of packets */
@@ -24,7 +25,8 @@ struct ipsf_runs {
 	struct ipsf_packet *gathered[IPSF_BATCH_MAX];
 };
 
-void ipsf_runs_begin(struct ipsf_runs *runs, const struct ipsf_batch *batch);
+/* Of n packets, at most a batch, which stay where they are. */
+void ipsf_runs_begin(struct ipsf_runs *runs, struct ipsf_packet *const *packets, unsigned n);
 /* False: there is no further one. */
 IPSF_MUST_CHECK bool ipsf_runs_next(struct ipsf_runs *runs);
 

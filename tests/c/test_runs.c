@@ -16,7 +16,7 @@ static void one_batch(struct ipsf_batch *batch, unsigned n, unsigned sas)
 		const unsigned which = (unsigned)(test_random(&seed) % sas);
 		batch->packet[i]->sa.any = which ? sa + 64 * which : NULL; /* BYPASS packets have none */
 	}
-	ipsf_runs_begin(&runs, batch);
+	ipsf_runs_begin(&runs, batch->packet, batch->n);
 	while (ipsf_runs_next(&runs)) {
 		unsigned expected = 0, first = 0;
 		for (unsigned i = 0; i < total; i++)
