@@ -220,8 +220,9 @@ def test_packets_that_wait_for_the_next_try_go_when_the_operator_ends_it(what: s
     pair.check_converged(children=1)
 
 
-def test_packets_that_wait_for_the_initiator_go_when_the_operator_ends_the_child() -> None:
-    """s2.8: a responder holds them until the initiator has surely installed its half."""
+def test_packets_that_wait_for_the_initiator_get_through_before_the_operator_ends_the_child() -> None:
+    """s2.8: a responder holds them until the initiator surely has its half. It has asked when the operator comes: the
+    DELETE goes behind the question."""
     trap = child("net", "a", start_action=StartAction.TRAP)
     pair = Pair(connection("a", children=(trap,))).start()
     pair.b.initiate()
@@ -229,17 +230,33 @@ def test_packets_that_wait_for_the_initiator_go_when_the_operator_ends_the_child
         pair.step(10.0 + pair.now)
     pair.a.dataplane.send(1)
     pair.run(0.01)
+    assert not pair.b.dataplane.received
     pair.a.terminate("net")
     run_quiet(pair)
     assert not pair.a.children
-    assert pair.a.dataplane.released[1] == 1
+    assert pair.b.dataplane.received == 1
     pair.a.dataplane.send(1)
     run_quiet(pair)
-    assert pair.b.dataplane.received == 1
+    assert pair.b.dataplane.received == 2
     pair.check_converged(children=1)
 
 
 # -- lifetimes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_child_sa_that_is_rekeyed_at_once_carries_our_packets() -> None:
+    """The responder has held them, for it did not know whether the initiator has it; who rekeys it has."""
+    pair = Pair()
+    pair.a.initiate()
+    pair.run(0.085)
+    assert not pair.b.dataplane.active
+    pair.link.drop = lambda sender, message: message is not None and message.exchange == ExchangeType.INFORMATIONAL
+    pair.a.rekey("net")
+    pair.run(1.0)
+    assert pair.b.dataplane.active
+    pair.link.drop = None
+    run_quiet(pair)
+    pair.check_converged(children=1)
 
 
 def with_lifetimes(**options: object) -> Pair:
