@@ -32,7 +32,7 @@ from ipsecfast.pki import KeyType, Pointers, make_authority, make_certificate
 
 ROUNDS = int(os.environ.get("IPSECFAST_FUZZ_ROUNDS", "1"))
 MUTATIONS = 500 * ROUNDS
-NOW = dt.datetime.now(dt.UTC)
+NOW = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)  # later than what the tests are about to make, however slowly
 ROOT = make_authority("Root", KeyType.ECDSA256)
 LEAF = make_certificate(
     ["a.test", "192.0.2.1"], KeyType.ECDSA256, ROOT, pointers=Pointers(("http://x/",), ("http://y/",))

@@ -19,7 +19,7 @@ from ipsecfast.ike.wire.message import Message
 from ipsecfast.ike.wire.payloads import CertPayload
 from ipsecfast.pki import Issued, KeyType, make_authority, make_certificate
 
-NOW = dt.datetime.now(dt.UTC)
+NOW = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)  # later than what the tests are about to make, however slowly
 NAME = "gw.example.org"
 KINDS = [KeyType.ECDSA256, KeyType.RSA2048, KeyType.ED25519, KeyType.ED448, KeyType.ML_DSA_65]
 BOTH_WAYS = pytest.mark.parametrize("kind", [KeyType.ECDSA256, KeyType.ED25519], ids=["library", "walked"])
