@@ -123,9 +123,10 @@ class ChildView:
 
 
 def newest_child(status: Mapping[str, Any]) -> ChildView | None:
-    """None while there is no Child SA that carries packets out."""
+    """None while there is no Child SA that carries packets out; a responder's does so from its first packet on."""
     pairs = [(ike, child) for ike in status["connections"][0]["ike_sas"] for child in ike["child_sas"]]
-    ready = [(ike, child) for ike, child in pairs if child["state"] == "installed" and child["outbound"] == "active"]
+    installed = [(ike, child) for ike, child in pairs if child["state"] == "installed"]
+    ready = [(ike, child) for ike, child in installed if child["outbound"] == "active"] or installed
     if not ready:
         return None
     ike, child = ready[-1]

@@ -20,9 +20,9 @@ LACKS = "lacks: "  # begins the reason of a skipped cell: the peer has no such t
 HEAD = """# Interoperability
 
 Written by `make interop`; {when}, ipsecfast {version}, {system}.
-Each cell is a tunnel that came up, carried ping (and TCP during rekeys) without loss, and was deleted, between
-ipsecfast and that daemon with the ESP of a Linux kernel. Where a cell says two things, the first is where ipsecfast
-began what the row is about, the second where the peer did.
+Each cell is a tunnel that came up, carried ping (and TCP during rekeys) without loss, if nothing else is said, and was
+deleted, between ipsecfast and that daemon with the ESP of a Linux kernel. Where a cell says two things, the first is
+where ipsecfast began what the row is about, the second where the peer did.
 """
 STATES = {"passed": "ok", "failed": "**FAILED**", "lacks": "lacks", "absent": "not tried"}
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from linux_guest import LinuxGuest
+from linux_guest import GuestError, LinuxGuest
 from peer import Credentials, Peer, Trial, psk
 
 from ipsecfast.lab.netns import A, B
@@ -96,7 +97,7 @@ class OpenIked(Peer):
             fragmentation="fragmentation",
             local=B.outer[trial.at],
             remote=A.outer[trial.at],
-            protocol=f"proto {trial.port.partition('/')[0]}" if trial.port else "",
+            protocol="proto 6" if trial.port else "",
             local_ts=_with_port(trial.remote_networks()[0]),
             remote_ts=_with_port(trial.selectors(A.networks)[0]),
             ike=f"ikesa {words}" if trial.ike else "",
@@ -148,5 +149,6 @@ class OpenIked(Peer):
 
     def stop(self) -> None:
         if self._process is not None:
-            self.guest.kill(self._process)
+            with suppress(GuestError):  # it may have ended already
+                self.guest.kill(self._process)
             self._process = None

@@ -176,6 +176,7 @@ class Peer(ABC):
 
     lacks_words: Mapping[str, str] = {}  # a feature -> what the peer lacks, in words for the page
     revives = False  # what it began it begins again when the other end deletes it
+    early = ""  # as responder it sends on a new Child SA before its response can have been read: in words for the page
     has_esp = True  # it and ipsecfast have an ESP algorithm in common
 
     def __init__(self, guest: LinuxGuest, root: Path) -> None:
