@@ -8,8 +8,8 @@ import pytest
 from simulation import Gateway, Pair, child, connection, run_quiet
 
 from ipsecfast.ike.child import LANES, SLOT_BITS, ChildState
-from ipsecfast.ike.constants import NotifyType
-from ipsecfast.ike.extension.resources import SHARE, serves
+from ipsecfast.ike.constants import NotifyType, TsMaxQueue
+from ipsecfast.ike.extension.resources import SHARE, choose_resource, serves
 from ipsecfast.ike.states import Cause
 from ipsecfast.model import Acquire, FirstInbound, StartAction
 
@@ -133,6 +133,20 @@ def test_no_more_with_ts_max_queue() -> None:
     run_quiet(pair)
     assert pair.lost == 0
     assert resources(pair.a) == [0, 1, 2]
+
+
+def test_who_has_none_for_all_gets_one_beyond_the_limit() -> None:
+    """Which one is for all is each end's own affair: a may have lost its own where b has one, and enough others."""
+    pair = pair_of(4, 1)
+    in_use(pair)
+    for worker in (0, 1):
+        asks(pair.a, worker)
+        run_quiet(pair, 1.0)
+    assert resources(pair.b) == [0, *([1] * SHARE)]
+    first = next(c for c in pair.b.children if not c.resource)
+    with pytest.raises(TsMaxQueue):
+        choose_resource(first.ike, first.config, first, b"\0\0\0\2")
+    assert choose_resource(first.ike, first.config, first, b"") == 1
 
 
 def test_both_ends_ask_at_once() -> None:

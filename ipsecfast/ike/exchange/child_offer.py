@@ -172,7 +172,9 @@ class ChildRequest:
     mode: Mode
     selectors: SelectorPair
     as_sent: SelectorPair
-    resource_info: bool  # it may be one of several with these selectors (RFC 9611)
+    resource_info: (
+        bytes | None
+    )  # it may be one of several with these selectors (RFC 9611): for which resource; b"": for all
     tfc_refused: bool = False
 
     @classmethod
@@ -184,7 +186,8 @@ class ChildRequest:
         transport = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
         selectors = as_seen_here(sa, as_sent) if transport else as_sent
         mode = Mode.TRANSPORT if transport else Mode.TUNNEL
-        resource_info = message.notify(NotifyType.SA_RESOURCE_INFO) is not None
+        notify = message.notify(NotifyType.SA_RESOURCE_INFO)
+        resource_info = notify.data if notify else None
         proposals = require(message, SaPayload).proposals
         return cls(proposals, mode, selectors, as_sent, resource_info, refuses_tfc(message))
 
@@ -211,8 +214,9 @@ def agree(sa: IkeSa, request: ChildRequest, *, ke: bool, old: ChildSa | None = N
     config, selectors = _choose(sa, request, old)
     sa.connection.claims.check(sa.remote_id, selectors)
     reqid = old.reqid if old else sa.connection.reqid(config.name, sa.remote_id)
-    beside = fallback(sa, reqid, selectors) if request.resource_info and not old else None
-    resource = old.resource if old else choose_resource(sa, config, beside) if request.resource_info else None
+    info = request.resource_info
+    beside = fallback(sa, reqid, selectors) if info is not None and not old else None
+    resource = old.resource if old else choose_resource(sa, config, beside, info) if info is not None else None
     ours = proposals_beside(config.esp_proposals, beside)
     proposal = select(request.proposals, ours, ignore_ke=not ke)
     spi_out = outbound_spi(sa, proposal, reqid)

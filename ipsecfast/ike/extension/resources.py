@@ -57,9 +57,12 @@ def fallback(sa: IkeSa, reqid: int, selectors: SelectorPair | None = None) -> Ch
     return next((c for c in found if selectors in (None, c.selectors)), None)
 
 
-def choose_resource(sa: IkeSa, config: ChildConfig, beside: ChildSa | None) -> int | None:
+def choose_resource(sa: IkeSa, config: ChildConfig, beside: ChildSa | None, info: bytes) -> int | None:
     """For a request with SA_RESOURCE_INFO: None where we don't want several Child SAs, 0 for the first, then the worker
     that has the fewest (s4), the one that we are asking the peer for at the moment included.
+
+    Who names no resource may have lost its Child SA for all (each end has one of its own choice, `settle_first`),
+    without which most of its workers have none: it gets one beyond the limit.
 
     Raises:
         TsMaxQueue: there are enough.
@@ -69,7 +72,7 @@ def choose_resource(sa: IkeSa, config: ChildConfig, beside: ChildSa | None) -> i
         return 0 if resources else None
     table = sa.context.children
     taken = Counter(c.resource for c in table.of_reqid(beside.reqid) if c.live and c.resource)
-    if taken.total() >= SHARE * resources:
+    if taken.total() >= SHARE * resources + (not info):
         raise TsMaxQueue(f"{config.name} has {taken.total()} Child SAs for {resources} workers already")
     taken.update(resource for (reqid, resource), sent in table.asked.items() if sent and reqid == beside.reqid)
     return min(range(1, resources + 1), key=lambda resource: taken[resource])
