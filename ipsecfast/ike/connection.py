@@ -110,8 +110,7 @@ class Connection:
     def acquire(self, event: Acquire, child: ChildConfig, now: float) -> None:
         """The data plane holds a packet. Right after a failure it is let go instead. So is one of a child that is not
         made for its packets: it came between the end of an SA and that of its policies."""
-        asks = child.name in self._trapped or child.name in self.waiting
-        asks = asks or any(sa.has_child(child) or sa.negotiates(child) for sa in self.ike_sas())
+        asks = child.name in self._trapped or self._expects(child)
         if not asks or now < self._not_before.get(child.name, now):
             self.context.emit(ReleaseHeld(event.reqid))
             return
@@ -244,14 +243,13 @@ class Connection:
 
     def let_go(self, child: ChildSa) -> None:
         """It ended before it carried anything: what waited for it waits no longer, unless another one is on its way."""
-        config = child.config
-        comes = config.name in self.waiting or any(
-            sa.has_child(config) or sa.negotiates(config) for sa in self.ike_sas()
-        )
-        if child.outbound_state is OutboundState.REGISTERED and not (
-            child.resource or comes or config.name in self.waiting
-        ):
+        unused = child.outbound_state is OutboundState.REGISTERED and not child.resource
+        if unused and not self._expects(child.config):
             self.context.emit(ReleaseHeld(child.reqid))
+
+    def _expects(self, child: ChildConfig) -> bool:
+        """There is an SA of it, or one is on its way."""
+        return child.name in self.waiting or any(sa.has_child(child) or sa.negotiates(child) for sa in self.ike_sas())
 
     def _restart(self, child: ChildConfig, now: float) -> None:
         """Soon; and later if the last time was just now, so that two gateways that disagree don't spin."""

@@ -172,9 +172,7 @@ class ChildRequest:
     mode: Mode
     selectors: SelectorPair
     as_sent: SelectorPair
-    resource_info: (
-        bytes | None
-    )  # it may be one of several with these selectors (RFC 9611): for which resource; b"": for all
+    resource_info: bytes | None  # it may be one of several (RFC 9611): for which resource; b"": for all
     tfc_refused: bool = False
 
     @classmethod
