@@ -109,6 +109,16 @@ int ipsf_bpf_program_new(const struct ipsf_bpf_code *code, enum bpf_prog_type ty
 	return program;
 }
 
+int ipsf_bpf_filter_new(int (*emit)(struct ipsf_bpf_code *code), const char *name)
+{
+	struct ipsf_bpf_code code;
+	char log[IPSF_BPF_LOG_SIZE];
+	if (emit(&code) != IPSF_OK)
+		return IPSF_EINVAL;
+	const int program = ipsf_bpf_program_new(&code, BPF_PROG_TYPE_SOCKET_FILTER, 0, name, log, sizeof log);
+	return program < 0 ? IPSF_ESYS : program;
+}
+
 int ipsf_bpf_link_new(int program, unsigned interface_index, unsigned attach, uint32_t flags)
 {
 	union bpf_attr a;

@@ -155,6 +155,8 @@ IPSF_MUST_CHECK int ipsf_bpf_map_get(int map, const void *key, void *value);
  */
 IPSF_MUST_CHECK int ipsf_bpf_program_new(const struct ipsf_bpf_code *code, enum bpf_prog_type type, unsigned attach, const char *name,
 					 char *log, size_t size);
+/* A socket filter, emitted and loaded. IPSF_EINVAL: it grew beyond what the assembler holds. */
+IPSF_MUST_CHECK int ipsf_bpf_filter_new(int (*emit)(struct ipsf_bpf_code *code), const char *name);
 /* Attaches a program to an interface (BPF_XDP with XDP_FLAGS_..., IPSF_BPF_TCX_INGRESS) until the descriptor is closed. */
 IPSF_MUST_CHECK int ipsf_bpf_link_new(int program, unsigned interface_index, unsigned attach, uint32_t flags);
 

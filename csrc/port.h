@@ -15,6 +15,20 @@ struct ipsf_hops;
 struct ipsf_intake;
 struct ipsf_port;
 
+/* For gathers() below: what was taken from a port since it was last empty. */
+struct ipsf_gathering {
+	unsigned taken; /* packets */
+	bool now;       /* of those there were many when it was empty again */
+};
+
+#define IPSF_GATHERS_FROM 8 /* packets, as many as came while the last ones were carried: then the next may gather */
+
+static inline void ipsf_gathering_emptied(struct ipsf_gathering *gathering)
+{
+	gathering->now = gathering->taken >= IPSF_GATHERS_FROM;
+	gathering->taken = 0;
+}
+
 struct ipsf_port_ops {
 	/*
 	 * Fills an empty batch with up to IPSF_BATCH_MAX packets without waiting: their number (0: nothing there), or IPSF_ESYS.

@@ -103,13 +103,9 @@ static int spread_by_spi(int fd, uint32_t n)
 /* By addresses and ports, as a TUN device's queues; the kernel's own hash of a flow costs 150 ns a packet more. */
 static int spread_by_flow(int fd)
 {
-	struct ipsf_bpf_code code;
-	char log[IPSF_BPF_LOG_SIZE];
-	if (ipsf_steer_flows(&code) != IPSF_OK)
-		return IPSF_EINVAL;
-	const int program = ipsf_bpf_program_new(&code, BPF_PROG_TYPE_SOCKET_FILTER, 0, "ipsf_flows", log, sizeof log);
+	const int program = ipsf_bpf_filter_new(ipsf_steer_flows, "ipsf_flows");
 	if (program < 0)
-		return IPSF_ESYS;
+		return program;
 	const int status = setsockopt(fd, SOL_PACKET, PACKET_FANOUT_DATA, &program, sizeof program) < 0 ? IPSF_ESYS : IPSF_OK;
 	const int error = errno;
 	close(program);

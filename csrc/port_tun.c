@@ -34,8 +34,6 @@
 #define SEALED_MAX (96u << 10) /* a super-packet's 64 segments, with headers and ESP around each: up to 512 bytes a segment */
 #define BATCH_BYTES (128u << 10) /* a batch ends behind them: what was read is still in the cache when it is sealed */
 
-#define GATHERS_FROM 8 /* packets, as many as came while the last ones were carried: then the next may gather */
-
 #ifndef TUN_F_USO4 /* headers before Linux 6.2 */
 #define TUN_F_USO4 0x20u
 #define TUN_F_USO6 0x40u
@@ -47,8 +45,7 @@ struct ipsf_port_tun {
 	struct ipsf_port port;
 	struct ipsf_pool *pool; /* of the spare */
 	struct ipsf_buffer *spare; /* taken for a read that found nothing */
-	unsigned plain;            /* packets of one segment that were read since there were none */
-	bool gathers;              /* of those there were many when there were none left */
+	struct ipsf_gathering gathering; /* of packets of one segment */
 	bool steered; /* of the first queue: flows stay on their queues by our hash */
 	bool udp;                  /* the kernel knows UDP super-packets */
 };
@@ -74,7 +71,7 @@ static void add_spare(struct ipsf_port_tun *tun, struct ipsf_batch *batch, const
 	struct ipsf_packet *packet = ipsf_batch_add(batch, tun->spare, tun->spare->bytes + IPSF_HEADROOM, length);
 	if (IPSF_LIKELY(ipsf_vnet_accept(header, packet))) {
 		tun->spare = NULL;
-		tun->plain += packet->segments == 0;
+		tun->gathering.taken += packet->segments == 0;
 		return;
 	}
 	drops[IPSF_DROP_SUPER_PACKET]++;
@@ -90,30 +87,23 @@ static ssize_t read_at_once(int fd, void *bytes, size_t room)
 	return syscall(SYS_read, fd, bytes, room);
 }
 
-/* There is none left, for now. */
-static void emptied(struct ipsf_port_tun *tun)
-{
-	tun->gathers = tun->plain >= GATHERS_FROM;
-	tun->plain = 0;
-}
-
 static bool tun_gathers(const struct ipsf_port *port)
 {
-	return ((const struct ipsf_port_tun *)port)->gathers;
+	return ((const struct ipsf_port_tun *)port)->gathering.now;
 }
 
 static int tun_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_tun *tun = (struct ipsf_port_tun *)port;
 	struct virtio_net_hdr header;
-	tun->gathers = false;
+	tun->gathering.now = false;
 	for (size_t bytes = 0; bytes < BATCH_BYTES && batch->n < IPSF_BATCH_MAX && take_spare(tun, batch->pool);) {
 		uint8_t *start = tun->spare->bytes + IPSF_HEADROOM - sizeof header;
 		const size_t room = tun->spare->size - IPSF_HEADROOM - IPSF_TAILROOM;
 		const ssize_t n = read_at_once(port->fd, start, sizeof header + room);
 		if (n < 0) {
 			const int error = errno;
-			emptied(tun);
+			ipsf_gathering_emptied(&tun->gathering);
 			return batch->n ? (int)batch->n : read_error(error);
 		}
 		memcpy(&header, start, sizeof header);
@@ -236,13 +226,9 @@ static int make_queue(const char *name, int flags, struct ipsf_port **port)
 /* The kernel keeps the program as long as the device lives. */
 static int steer_queues(int fd)
 {
-	struct ipsf_bpf_code code;
-	char log[IPSF_BPF_LOG_SIZE];
-	if (ipsf_steer_flows(&code) != IPSF_OK)
-		return IPSF_EINVAL;
-	const int program = ipsf_bpf_program_new(&code, BPF_PROG_TYPE_SOCKET_FILTER, 0, "ipsf_flows", log, sizeof log);
+	const int program = ipsf_bpf_filter_new(ipsf_steer_flows, "ipsf_flows");
 	if (program < 0)
-		return IPSF_ESYS;
+		return program;
 	const int status = ioctl(fd, TUNSETSTEERINGEBPF, &program) < 0 ? IPSF_ESYS : IPSF_OK;
 	close(program);
 	return status;

@@ -29,7 +29,6 @@
 #define QUEUES_MAX 64
 #define QUIET_ROUNDS 256 /* empty receives between two looks at what the kernel has to say */
 #define AHEAD 8          /* frames: what a look into memory takes, in work on others */
-#define GATHERS_FROM 8   /* packets, as many as came while the last ones were carried: then the next may gather (port.h) */
 #define SEND_BUFFER (16 << 20) /* bytes, more than the transmit ring can hold: the kernel takes all that stands in it */
 #define KICKS 16         /* tries to make the kernel take what stands in the transmit ring, a send() */
 
@@ -52,8 +51,7 @@ struct receiver {
 	struct ipsf_pool *pool;
 	uint64_t lost; /* as last told by the kernel */
 	uint32_t quiet;
-	unsigned taken; /* since the ring was empty */
-	bool gathers;   /* of those there were many when it was empty again */
+	struct ipsf_gathering gathering;
 	struct ipsf_path path[IPSF_BATCH_MAX];
 };
 
@@ -157,16 +155,6 @@ static void fetch_ahead(const struct ipsf_port_xdp *x, const struct ipsf_xdp_rin
 	__builtin_prefetch(frame + IPSF_CACHE_LINE, 1);
 }
 
-/* n frames of those that were ready were taken. */
-static void count(struct receiver *rx, uint32_t n, uint32_t ready)
-{
-	const bool empty = n == ready;
-	rx->taken += n;
-	rx->gathers = empty && rx->taken >= GATHERS_FROM;
-	if (empty)
-		rx->taken = 0;
-}
-
 static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t drops[IPSF_DROP_COUNT])
 {
 	struct ipsf_port_xdp *x = (struct ipsf_port_xdp *)port;
@@ -184,14 +172,17 @@ static int xdp_recv(struct ipsf_port *port, struct ipsf_batch *batch, uint64_t d
 	}
 	if (n)
 		ipsf_xdp_consumed(ring);
-	count(&x->rx, n, ready);
+	x->rx.gathering.now = false;
+	x->rx.gathering.taken += n;
+	if (n == ready)
+		ipsf_gathering_emptied(&x->rx.gathering);
 	fill(x);
 	return (int)batch->n;
 }
 
 static bool xdp_gathers(const struct ipsf_port *port)
 {
-	return ((const struct ipsf_port_xdp *)port)->rx.gathers;
+	return ((const struct ipsf_port_xdp *)port)->rx.gathering.now;
 }
 
 /* ---- sending ---- */

@@ -80,13 +80,16 @@ static inline bool ipsf_sealing_has_space(const struct ipsf_packet *packet)
 	       packet->length <= IPSF_ESP_MAX - IPSF_ESP_ROOM;
 }
 
+/* By bytes of padding: the padding, its length, IPv4 as the next header. */
+#define IPSF_ESP_TRAILERS {{0, 4}, {1, 1, 4}, {1, 2, 2, 4}, {1, 2, 3, 3, 4}}
+
 /*
  * s2.4 to s2.6: padding 1, 2, 3 ..., its length, the next header; the bytes of all that. One store of 8 bytes: there is room for the
  * ICV behind. Mostly the next header is IPv4.
  */
 static inline uint32_t ipsf_esp_trailer(uint8_t *end, uint32_t length, uint8_t next_header)
 {
-	static const uint8_t trailer[IPSF_ESP_ALIGN][8] = {{0, 4}, {1, 1, 4}, {1, 2, 2, 4}, {1, 2, 3, 3, 4}};
+	static const uint8_t trailer[IPSF_ESP_ALIGN][8] = IPSF_ESP_TRAILERS;
 	const unsigned pad = ipsf_esp_padding(length);
 
 	memcpy(end, trailer[pad], sizeof trailer[pad]);
@@ -129,7 +132,7 @@ static inline void ipsf_sealing_prepare_plain(const struct ipsf_sealing *s, cons
 	static const struct {
 		uint8_t trailer[IPSF_ESP_ALIGN][8];
 		uint64_t extent[IPSF_ESP_ALIGN]; /* what the packet's grows by */
-	} padded = {{{0, 4}, {1, 1, 4}, {1, 2, 2, 4}, {1, 2, 3, 3, 4}},
+	} padded = {IPSF_ESP_TRAILERS,
 		    {IPSF_SEALING_GROWTH(0), IPSF_SEALING_GROWTH(1), IPSF_SEALING_GROWTH(2), IPSF_SEALING_GROWTH(3)}};
 	const uint64_t before = packet->extent;
 	const uint32_t length = IPSF_PACKET_PART(before, length);
