@@ -147,7 +147,7 @@ class Gateway:
         self._workshop = Workshop(self._on_result)
         self._fetcher = Fetcher(self._on_result, Path(config.state, "crls") if config.state else None, config.mark)
         self._limiter = NotifyLimiter()
-        self._reception = Reception()
+        self._reception = Reception(self.counters)
         self._gate: IkeGate | None = None
         self._ike_sockets: dict[int, IkeSocket] = {}
         self._marked_sockets: dict[int, MarkedIkeSocket] = {}

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -156,7 +157,8 @@ class Reception:
     A descriptor of its own (`fileno`) can be read while anything waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
         self._waiting = select.epoll()
         self._sockets: dict[int, tuple[SpiRank, IkeSocket]] = {}
 
@@ -174,20 +176,22 @@ class Reception:
         ready = sorted((self._sockets[fd] for fd, _ in self._waiting.poll(0)), key=lambda found: found[0])
         for rank, one in ready:
             received = one.receive(AT_ONCE[rank])
-            yield received if one.port == IKE_PORT else _messages(received)
+            yield received if one.port == IKE_PORT else self._messages(received)
+
+    def _messages(self, received: Iterator[tuple[bytes, Path]]) -> Iterator[tuple[bytes, Path]]:
+        """Without their markers (RFC 3948 s2.2). The gate lets nothing else come here; what came before it stood is
+        counted."""
+        for data, path in received:
+            if data.startswith(NON_ESP_MARKER):
+                yield data[len(NON_ESP_MARKER) :], path
+            else:
+                self._counters["datagrams on port 4500 before the gate of IKE stood"] += 1
 
     def close(self) -> None:
         """The sockets too, those of a group from its end, or the others would change their places in it."""
         self._waiting.close()
         for _, one in reversed(self._sockets.values()):
             one.close()
-
-
-def _messages(received: Iterator[tuple[bytes, Path]]) -> Iterator[tuple[bytes, Path]]:
-    """Without their markers; nothing else is meant for us (RFC 3948 s2.2)."""
-    for data, path in received:
-        if data.startswith(NON_ESP_MARKER):
-            yield data[len(NON_ESP_MARKER) :], path
 
 
 def send_from(sender: socket.socket, data: bytes, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -127,7 +128,7 @@ def test_each_rank_has_a_socket_and_the_lowest_goes_first(
 ) -> None:
     ours, theirs = map(ip_address, ADDRESSES[version])
     port, marker = (4500, NON_ESP_MARKER) if workers else (500, b"")
-    reception, udp = Reception(), []
+    reception, udp = Reception(Counter()), []
     if workers:
         udp = place.run(UdpPort.group, version, workers)
         marked: Any = place.run(MarkedIkeSocket, version, udp[0].fileno())
@@ -145,7 +146,7 @@ def test_each_rank_has_a_socket_and_the_lowest_goes_first(
 
 def test_a_full_queue_of_strangers_costs_established_peers_nothing(place: Namespace, gate: IkeGate) -> None:
     ours, theirs = map(ip_address, ADDRESSES[4])
-    reception = Reception()
+    reception = Reception(Counter())
     reception.add(place.run(open_port_500, 4, MARK, gate))
     peer: Any = place.run(IkeSocket, 4, mark=MARK, port=7000)
     for number in range(5_000):  # far more than a queue holds
@@ -161,13 +162,28 @@ def test_a_full_queue_of_strangers_costs_established_peers_nothing(place: Namesp
 
 def test_without_a_gate_one_socket_serves_all(place: Namespace) -> None:
     ours, theirs = map(ip_address, ADDRESSES[4])
-    reception = Reception()
+    reception = Reception(Counter())
     sockets: Any = place.run(open_port_500, 4, MARK, None)
     reception.add(sockets)
     peer: Any = place.run(IkeSocket, 4, mark=MARK, port=7000)
     peer.send(message(SpiRank.UNKNOWN), Path(theirs, 7000, ours, 500))
     assert len(sockets) == 1
     assert turn(reception) == [message(SpiRank.UNKNOWN)]
+    peer.close()
+    reception.close()
+
+
+def test_what_is_not_ike_on_port_4500_is_counted(place: Namespace) -> None:
+    """Before the gate stands, anything may come to a socket of the group."""
+    ours, theirs = map(ip_address, ADDRESSES[4])
+    counters: Counter[str] = Counter()
+    reception = Reception(counters)
+    reception.add([place.run(IkeSocket, 4, mark=MARK, port=4500)])
+    peer: Any = place.run(IkeSocket, 4, mark=MARK, port=7000)
+    for data in (b"\1\2\3\4 is ESP", NON_ESP_MARKER + message(SpiRank.BEGUN)):
+        peer.send(data, Path(theirs, 7000, ours, 4500))
+    assert turn(reception) == [message(SpiRank.BEGUN)]
+    assert counters.total() == 1
     peer.close()
     reception.close()
 

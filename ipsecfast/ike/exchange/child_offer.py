@@ -292,8 +292,8 @@ def answer_payloads(request: ChildRequest, terms: ChildTerms, *between: Payload)
 
 def _mode_notifies(mode: Mode) -> tuple[Payload, ...]:
     """In transport mode nothing tells TFC padding from what is padded (RFC 4303 s2.7); in tunnel mode we cut it off.
-    NON_FIRST_FRAGMENTS_ALSO (RFC 4301 s7.3), which
-    both ends would have to say, we never do: later fragments go by OPAQUE ports or not at all."""
+    NON_FIRST_FRAGMENTS_ALSO (RFC 4301 s7.3), which both ends would have to say, we never do: later fragments go by
+    OPAQUE ports or not at all."""
     if mode == Mode.TUNNEL:
         return ()
     return NotifyPayload(NotifyType.USE_TRANSPORT_MODE), NotifyPayload(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED)
